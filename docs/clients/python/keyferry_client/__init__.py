@@ -1,0 +1,27 @@
+"""The reference client of Keyferry: what a phone does, in Python, to be read and ported.
+
+Read in this order: `device` (the two key pairs), `dpop` (proofs), `client` (login, refresh, keys),
+`delivery` and `jose` (what it takes to trust a delivered key), `discovery`, `state`, `errors`.
+"""
+
+from .client import Config, KeyferryClient
+from .delivery import DeliveredKey
+from .device import DeviceKeys, SoftwareDeviceKeys
+from .errors import KeyferryError, LoggedOut, Rejected, Retryable, TamperedDelivery
+from .state import MemoryStorage, PersistedState, Storage
+
+__all__ = [
+    "Config",
+    "DeliveredKey",
+    "DeviceKeys",
+    "KeyferryClient",
+    "KeyferryError",
+    "LoggedOut",
+    "MemoryStorage",
+    "PersistedState",
+    "Rejected",
+    "Retryable",
+    "SoftwareDeviceKeys",
+    "Storage",
+    "TamperedDelivery",
+]

@@ -1,0 +1,427 @@
+"""One logged-in app: login, refresh, keys.
+
+Threads may share a client. Apps with several processes (an iOS app and its extension) give them one
+`Storage` and one lock across processes in place of `threading.Lock`.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from .delivery import TYP, DeliveredKey, Expected, open_delivery
+from .device import DeviceKeys
+from .discovery import Discovery
+from .dpop import NonceCache, make_proof
+from .errors import KeyferryError, LoggedOut, Rejected, Retryable, TamperedDelivery
+from .jose import thumbprint, unverified_claims, verify_jwt
+from .state import PersistedState, Storage
+
+# Ask for a new access token a little before the old one ends, so that no request dies on the way.
+_EXPIRY_MARGIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is built into the app. None of it is a secret: anybody can read it in the package."""
+
+    issuer: str
+    """The stack's output `ApiUrl`, for example
+    `https://abc123.execute-api.eu-central-1.amazonaws.com/prod`.
+    """
+
+    client_id: str
+    """`ios` or `android`: the audience that delivered keys are signed for."""
+
+    client_key: str = field(repr=False)
+    """The `x-api-key` of the platform's usage plan. It names and throttles the app; it protects
+    nothing.
+    """
+
+    timeout: float = 10.0
+    attempts: int = 3
+    """How often a refresh is sent when replies are lost, before the app hears `Retryable`."""
+
+    longest_wait: float = 5.0
+    """A `Retry-After` beyond this is the app's business: it is raised, not slept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A response, with the `jti` of the proof that asked for it."""
+
+    response: httpx.Response
+    proof_jti: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CachedDelivery:
+    keys: dict[str, DeliveredKey]
+    etag: str | None
+    fresh_until: float
+
+
+class KeyferryClient:
+    def __init__(
+        self,
+        config: Config,
+        device: DeviceKeys,
+        storage: Storage,
+        *,
+        http: httpx.Client | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._config = config
+        self._device = device
+        self._storage = storage
+        # Redirects are not followed (httpx's default): a proof is good for one URI, and a token
+        # must not wander.
+        self._http = http or httpx.Client(timeout=config.timeout)
+        self._clock = clock
+        self._sleep = sleep
+        self._nonces = NonceCache()
+        self._discovery = Discovery(config.issuer, self._get_public, clock)
+        self._issuer = config.issuer.rstrip("/")
+        self._state = storage.load()
+        self._refreshing = threading.Lock()
+        # Delivered keys live here and nowhere else: a new process asks again.
+        # The session is part of the name: what one user was given is never another's.
+        self._deliveries: dict[tuple[str, tuple[str, ...]], _CachedDelivery] = {}
+
+    @property
+    def state(self) -> PersistedState | None:
+        return self._state
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ── login ────────────────────────────────────────────────────────────
+
+    def login(
+        self, username: str, password: str, *, device_name: str, app_version: str
+    ) -> PersistedState:
+        """Open a session that is bound to this device's keys.
+
+        Wrong credentials are `Rejected("invalid_grant")`. A lost reply is not repeated here: it
+        costs an unused session, and the user is there to press again.
+        """
+        # First, because what follows needs it: better to fail before a session exists than after.
+        self._discovery.metadata()
+        body = {
+            "username": username,
+            "password": password,
+            "device": {
+                "name": device_name,
+                "platform": self._config.client_id,
+                "app_version": app_version,
+                "encryption_key": dict(self._device.encryption_jwk),
+            },
+        }
+        exchange = self._send("POST", f"{self._issuer}/v1/login", json=body)
+        reply = _token_reply(exchange.response)
+        claims = self._verified_access_token(reply)
+        state = PersistedState(
+            subject=claims["sub"],
+            session_id=claims["sid"],
+            **self._token_fields(reply),
+        )
+        self._remember(state)
+        self._deliveries.clear()
+        return state
+
+    def _verified_access_token(self, reply: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the first access token: everything later is compared with the session it names.
+
+        Later ones stay opaque, as RFC 9068 §6 wants it.
+        """
+        token = reply["access_token"]
+        claims = verify_jwt(token, typ="at+jwt", jwk=self._discovery.key_for(token, typ="at+jwt"))
+        confirmation = claims.get("cnf")
+        if (
+            claims.get("iss") != self._issuer
+            or claims.get("client_id") != self._config.client_id
+            or claims.get("sid") != reply.get("session_id")
+            or not isinstance(claims.get("sub"), str)
+            or not isinstance(confirmation, dict)
+            or confirmation.get("jkt") != thumbprint(self._device.signing_jwk)
+        ):
+            raise TamperedDelivery("the session was opened for somebody else")
+        return claims
+
+    # ── refresh ────────────────────────────────────────────────────────────
+
+    def access_token(self) -> str:
+        """An access token that is good for at least half a minute."""
+        state = self._session()
+        if self._clock() < state.access_expires_at - _EXPIRY_MARGIN_SECONDS:
+            return state.access_token
+        return self.refresh(instead_of=state.access_token).access_token
+
+    def refresh(self, *, instead_of: str | None = None) -> PersistedState:
+        """Trade the refresh token for its successor (RFC 6749 §6), one thread at a time.
+
+        `instead_of` is the access token that the caller found wanting: when another thread has
+        replaced it in the meantime, its result is shared and nothing is sent.
+        """
+        with self._refreshing:
+            state = self._session()
+            if instead_of is not None and state.access_token != instead_of:
+                return state
+            reply = self._refresh_until_answered(state.refresh_token)
+            state = replace(state, **self._token_fields(reply))
+            self._remember(state)
+            return state
+
+    def _refresh_until_answered(self, refresh_token: str) -> dict[str, Any]:
+        """Send the SAME refresh token until a reply arrives.
+
+        When a reply is lost on the way, the server has moved on and the phone has not. Sending the
+        same token again is safe: the server gives the same successor to the same device until that
+        successor has been used.
+        """
+        form = {
+            "grant_type": "refresh_token",
+            "refresh_token": refresh_token,
+            "client_id": self._config.client_id,
+        }
+        for attempt in range(1, self._config.attempts + 1):
+            try:
+                exchange = self._send("POST", self._discovery.metadata().token_endpoint, form=form)
+                return _token_reply(exchange.response)
+            except Retryable as error:
+                # Jitter, so that a million phones do not come back in the same second.
+                backoff = 0.5 * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+                wait = max(error.retry_after or 0.0, backoff)
+                if attempt == self._config.attempts or wait > self._config.longest_wait:
+                    raise
+                self._sleep(wait)
+            except Rejected as error:
+                if error.code != "invalid_grant":
+                    raise
+                # The one answer that ends a session (RFC 6749 §5.2).
+                self._forget()
+                raise LoggedOut(error.description or "the session has ended") from error
+        raise AssertionError("unreachable: the last attempt raises")
+
+    # ── keys ────────────────────────────────────────────────────────────
+
+    def keys(self, names: Iterable[str] = ()) -> dict[str, DeliveredKey]:
+        """The API keys that this user may have on this device: all of them, or the named ones."""
+        wanted = tuple(sorted(names))
+        url = f"{self._issuer}/v1/keys" + (f"?names={','.join(wanted)}" if wanted else "")
+        return self._deliver(wanted, url)
+
+    def key(self, name: str) -> DeliveredKey:
+        """One API key. `Rejected("not_found")` says that there is none, or none for this user."""
+        delivered = self._deliver((name,), f"{self._issuer}/v1/keys/{quote(name, safe='')}")
+        if name not in delivered:
+            raise TamperedDelivery("the delivery does not hold the key that was asked for")
+        return delivered[name]
+
+    def _deliver(self, wanted: tuple[str, ...], url: str) -> dict[str, DeliveredKey]:
+        place = (self._session().session_id, wanted)
+        cached = self._deliveries.get(place)
+        if cached and self._clock() < cached.fresh_until:
+            return cached.keys
+        headers = {"Accept": "application/jose"}
+        if cached and cached.etag:
+            headers["If-None-Match"] = cached.etag
+        exchange = self._send_authorized("GET", url, headers)
+        if cached and exchange.response.status_code == 304:
+            # A 304 carries no signature. It can only prolong what this process has itself opened
+            # and verified.
+            keys, etag = cached.keys, cached.etag
+        else:
+            keys = self._open(exchange)
+            etag = exchange.response.headers.get("ETag")
+        lifetime = min((key.cache_seconds for key in keys.values()), default=0)
+        self._deliveries[place] = _CachedDelivery(keys, etag, self._clock() + lifetime)
+        return keys
+
+    def _open(self, exchange: Exchange) -> dict[str, DeliveredKey]:
+        state = self._session()
+        expected = Expected(
+            issuer=self._issuer,
+            client_id=self._config.client_id,
+            subject=state.subject,
+            session_id=state.session_id,
+            proof_jti=exchange.proof_jti,
+        )
+        return open_delivery(
+            exchange.response.text,
+            self._device,
+            expected,
+            signing_key=lambda token: self._discovery.key_for(token, typ=TYP),
+            now=self._server_time(),
+        )
+
+    # ── one request ────────────────────────────────────────────────────────────
+
+    def _send_authorized(self, method: str, url: str, headers: Mapping[str, str]) -> Exchange:
+        """A request with the access token, and once more with a new one if that is too old."""
+        token = self.access_token()
+        try:
+            return self._send(method, url, headers=headers, access_token=token)
+        except Rejected as error:
+            if error.code != "invalid_token":
+                raise
+        token = self.refresh(instead_of=token).access_token
+        return self._send(method, url, headers=headers, access_token=token)
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        access_token: str | None = None,
+        json: Mapping[str, Any] | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> Exchange:
+        """One request with a fresh proof. A demand for a nonce is answered once (RFC 9449 §8)."""
+        for answering in (False, True):
+            proof = make_proof(
+                self._device,
+                method,
+                url,
+                issued_at=int(self._server_time()),
+                nonce=self._nonces.get(url),
+                access_token=access_token,
+            )
+            sent = {"x-api-key": self._config.client_key, "DPoP": proof.header, **(headers or {})}
+            if access_token is not None:
+                sent["Authorization"] = f"DPoP {access_token}"
+            try:
+                response = self._http.request(method, url, headers=sent, json=json, data=form)
+            except httpx.RequestError as error:
+                raise Retryable(f"no reply: {type(error).__name__}") from error
+            self._nonces.remember(response)
+            if not answering and _asks_for_nonce(response):
+                continue
+            break
+        _raise_for_refusal(response)
+        return Exchange(response, proof.jti)
+
+    def _get_public(self, url: str) -> httpx.Response:
+        try:
+            response = self._http.get(url, headers={"Accept": "application/json"})
+        except httpx.RequestError as error:
+            raise Retryable(f"no reply: {type(error).__name__}") from error
+        _raise_for_refusal(response)
+        return response
+
+    # ── state ────────────────────────────────────────────────────────────
+
+    def _session(self) -> PersistedState:
+        if self._state is None:
+            raise LoggedOut("there is no session")
+        return self._state
+
+    def _server_time(self) -> float:
+        return self._clock() + (self._state.clock_offset if self._state else 0.0)
+
+    def _token_fields(self, reply: Mapping[str, Any]) -> dict[str, Any]:
+        now = self._clock()
+        return {
+            "access_token": reply["access_token"],
+            "access_expires_at": now + reply["expires_in"],
+            "refresh_token": reply["refresh_token"],
+            "refresh_expires_at": now + reply.get("refresh_expires_in", 0),
+            "clock_offset": self._clock_offset(reply["access_token"], now),
+        }
+
+    def _clock_offset(self, access_token: str, now: float) -> float:
+        """How far the server's clock is ahead, from the moment at which it dated this token.
+
+        Lifetimes are counted on this device's clock; what the server dates is compared on its own.
+        """
+        try:
+            issued_at = unverified_claims(access_token).get("iat")
+        except TamperedDelivery:
+            issued_at = None
+        if isinstance(issued_at, (int, float)):
+            return issued_at - now
+        return self._state.clock_offset if self._state else 0.0
+
+    def _remember(self, state: PersistedState) -> None:
+        # Stored first, used after. A crash in between loses nothing, because the server still
+        # accepts the old refresh token until it has seen the new one.
+        self._storage.save(state)
+        self._state = state
+
+    def _forget(self) -> None:
+        self._storage.clear()
+        self._state = None
+        self._deliveries.clear()
+
+
+def _asks_for_nonce(response: httpx.Response) -> bool:
+    return (
+        response.status_code in (400, 401)
+        and "DPoP-Nonce" in response.headers
+        and _error_body(response).get("error") == "use_dpop_nonce"
+    )
+
+
+def _raise_for_refusal(response: httpx.Response) -> None:
+    status = response.status_code
+    if status in (200, 304):
+        return
+    if status in (408, 429) or status >= 500:
+        raise Retryable(f"the server answered {status}", retry_after=_retry_after(response))
+    body = _error_body(response)
+    code = body.get("error")
+    if not isinstance(code, str):
+        code = "unrecognized_reply"
+    description = body.get("error_description")
+    raise Rejected(code, description if isinstance(description, str) else "", status=status)
+
+
+def _error_body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """`Retry-After` in seconds; RFC 9110 §10.2.3 also allows a date."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _token_reply(response: httpx.Response) -> dict[str, Any]:
+    """A token response (RFC 6749 §5.1); anything else with status 200 is a captive portal."""
+    body = _error_body(response)
+    match body:
+        case {
+            "access_token": str(),
+            "refresh_token": str(),
+            "expires_in": int() | float(),
+            "token_type": str(kind),
+        }:
+            if kind.lower() != "dpop":
+                # A bearer token would be good for every thief (RFC 9449 §5: the client must check
+                # this).
+                raise TamperedDelivery("the server gave a token that is not bound to this device")
+            return body
+        case _:
+            raise Retryable("the reply was not a token response")
+
+
+__all__ = ["Config", "KeyferryClient", "KeyferryError"]

@@ -1,0 +1,86 @@
+"""Opening a key delivery: decrypt, verify who signed it, and check that it answers this very
+request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .device import DeviceKeys
+from .errors import TamperedDelivery
+from .jose import PublicJwk, decrypt, thumbprint, verify_jwt
+
+TYP = "keyferry-keys+jwt"
+_LEEWAY_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredKey:
+    """One API key. Its value is kept out of `repr`, so that no log holds it by accident."""
+
+    value: str = field(repr=False)
+    version: int | str
+    cache_seconds: int
+    """How long the value may be used before it is asked for again. Keep it in memory, not on disk.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a reply to this request must say."""
+
+    issuer: str
+    client_id: str
+    subject: str
+    session_id: str
+    proof_jti: str
+
+
+def open_delivery(
+    token: str,
+    device: DeviceKeys,
+    expected: Expected,
+    *,
+    signing_key: Callable[[str], PublicJwk],
+    now: float,
+) -> dict[str, DeliveredKey]:
+    """The keys of one delivery, or `TamperedDelivery`. `signing_key` finds the public key of the
+    inner JWT.
+    """
+    kid = thumbprint(device.encryption_jwk)
+    inner = decrypt(token, kid=kid, agree=device.agree).decode("utf-8", errors="replace")
+    # Encryption alone proves nothing about the sender: anybody can encrypt to a public key. The
+    # signature does.
+    claims = verify_jwt(inner, typ=TYP, jwk=signing_key(inner))
+    required = {
+        "iss": expected.issuer,
+        "aud": expected.client_id,
+        "sub": expected.subject,
+        "sid": expected.session_id,
+        # The identifier of the proof that was sent with this request: an older delivery, however
+        # authentic, is not an answer to it.
+        "proof_jti": expected.proof_jti,
+    }
+    for name, value in required.items():
+        if claims.get(name) != value:
+            raise TamperedDelivery(f"the delivery has another {name}")
+    expires_at = claims.get("exp")
+    if not isinstance(expires_at, (int, float)) or expires_at + _LEEWAY_SECONDS <= now:
+        raise TamperedDelivery("the delivery has expired")
+    keys = claims.get("keys")
+    if not isinstance(keys, dict):
+        raise TamperedDelivery("the delivery holds no keys")
+    return {name: _delivered_key(entry) for name, entry in keys.items()}
+
+
+def _delivered_key(entry: object) -> DeliveredKey:
+    match entry:
+        case {
+            "value": str(value),
+            "version": int(version) | str(version),
+            "cache_seconds": int(seconds),
+        }:
+            return DeliveredKey(value, version, seconds)
+        case _:
+            raise TamperedDelivery("a delivered key is not as documented")

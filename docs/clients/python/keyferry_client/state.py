@@ -1,0 +1,58 @@
+"""What the app keeps between two starts, in its secure storage (Keychain, or a file encrypted with
+a Keystore key).
+
+The device keys are not here: they stay in the hardware, and the app keeps only their names.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class PersistedState:
+    """One logged-in session. Replaced as a whole, never edited in place."""
+
+    subject: str
+    session_id: str
+    access_token: str = field(repr=False)
+    access_expires_at: float
+    refresh_token: str = field(repr=False)
+    refresh_expires_at: float
+    clock_offset: float = 0.0
+    """The server's clock minus this device's clock, in seconds. Phones are minutes or days off."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+
+class Storage(Protocol):
+    """Where the app keeps `PersistedState`. Each call is durable and atomic when it returns."""
+
+    def load(self) -> PersistedState | None: ...
+
+    def save(self, state: PersistedState) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class MemoryStorage:
+    """Forgets with the process; for tests and demonstrations."""
+
+    def __init__(self, state: PersistedState | None = None) -> None:
+        self._state = state
+
+    def load(self) -> PersistedState | None:
+        return self._state
+
+    def save(self, state: PersistedState) -> None:
+        self._state = state
+
+    def clear(self) -> None:
+        self._state = None
