@@ -1,0 +1,1 @@
+"""The `keyferry` command for operators, and the local run. Never part of a layer."""

@@ -1,0 +1,5 @@
+"""`python -m keyferry_cli` is the `keyferry` command."""
+
+from keyferry_cli.app import main
+
+main()

@@ -1,0 +1,126 @@
+"""The operator function of a stack, invoked with the caller's own AWS credentials.
+
+There is no administration endpoint on the internet: whoever may invoke this one function, by IAM,
+is an operator. Every way in which that fails becomes a `CommandFailed` with one line to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore import exceptions as aws
+from botocore.config import Config
+
+# One attempt: the commands are not idempotent, and "already exists" after a silent retry would
+# mislead.
+_INVOKE = Config(connect_timeout=5, read_timeout=35, retries={"total_max_attempts": 1})
+_DESCRIBE = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
+
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+_UNKNOWN_CREDENTIALS = {
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "SignatureDoesNotMatch",
+    "InvalidSignatureException",
+}
+
+
+class CommandFailed(Exception):
+    """Refused or failed; the text is meant for the operator and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorFunction:
+    """Runs operator commands on one stack."""
+
+    session: boto3.Session
+    stack: str
+
+    def run(self, command: str, **arguments: object) -> dict[str, Any]:
+        """The result of one command, as the function returned it."""
+        with _readable_errors(self.stack):
+            name = self._function_name()
+            event = json.dumps({"command": command, "arguments": arguments}).encode()
+            response = self.session.client("lambda", config=_INVOKE).invoke(
+                FunctionName=name, Payload=event
+            )
+            return _result(name, response)
+
+    def _function_name(self) -> str:
+        cloudformation = self.session.client("cloudformation", config=_DESCRIBE)
+        stack = cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
+        for output in stack.get("Outputs", []):
+            if output["OutputKey"] == "OperatorFunction":
+                return str(output["OutputValue"])
+        raise CommandFailed(
+            f"stack {self.stack} has no output OperatorFunction (status {stack['StackStatus']}):"
+            " is it a Keyferry stack?"
+        )
+
+
+def _result(name: str, response: Mapping[str, Any]) -> dict[str, Any]:
+    payload = response["Payload"].read()
+    try:
+        reply = json.loads(payload)
+    except ValueError:
+        reply = None
+    if "FunctionError" in response:
+        # The function's own error message could quote its input, so only its kind is shown.
+        kind = reply.get("errorType") if isinstance(reply, dict) else None
+        kind = kind or response["FunctionError"]
+        raise CommandFailed(f"the operator function failed ({kind}): see the logs of {name}")
+    match reply:
+        case {"ok": True, "result": dict(result)}:
+            return result
+        case {"ok": False, "error": {"error": str(code), "error_description": str(description)}}:
+            raise CommandFailed(f"{code}: {description}")
+        case _:
+            raise CommandFailed("the operator function gave an answer that is not understood")
+
+
+@contextmanager
+def _readable_errors(stack: str) -> Iterator[None]:
+    try:
+        yield
+    except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError):
+        raise CommandFailed(
+            "no AWS credentials: set AWS_PROFILE or give --profile, or sign in again"
+        ) from None
+    except aws.NoRegionError:
+        raise CommandFailed("no AWS region: set AWS_REGION or give --region") from None
+    except (aws.ReadTimeoutError, aws.ConnectTimeoutError):
+        raise CommandFailed(
+            "no answer in time: the command may or may not have been carried out"
+        ) from None
+    except (aws.EndpointConnectionError, aws.HTTPClientError) as error:
+        raise CommandFailed(f"AWS cannot be reached: {_one_line(error)}") from None
+    except aws.ClientError as error:
+        raise CommandFailed(_client_error(stack, error)) from None
+    except aws.BotoCoreError as error:
+        raise CommandFailed(_one_line(error)) from None
+
+
+def _client_error(stack: str, error: aws.ClientError) -> str:
+    code = error.response.get("Error", {}).get("Code", "")
+    message = error.response.get("Error", {}).get("Message", "")
+    if error.operation_name == "DescribeStacks" and "does not exist" in message:
+        return f"there is no stack {stack} in this account and region"
+    if code in _DENIED:
+        return f"access denied: these AWS credentials may not do {error.operation_name}"
+    if code in _EXPIRED:
+        return "the AWS credentials have expired: sign in again"
+    if code in _UNKNOWN_CREDENTIALS:
+        return "AWS does not accept these credentials"
+    if code == "ResourceNotFoundException":
+        return f"the operator function of stack {stack} is gone: deploy the stack again"
+    return _one_line(error)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,334 @@
+"""The `keyferry` command against a session that stands in for AWS."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore import exceptions as aws
+from keyferry_cli import secret_input
+from keyferry_cli.app import app
+from typer.testing import CliRunner
+
+SECRET = "AIza-very-secret"
+
+
+@dataclass
+class FakeAws:
+    """A `boto3.Session` whose account holds one stack with an operator function."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    reply: Any = None
+    function_error: str | None = None
+    describe_error: Exception | None = None
+    invoke_error: Exception | None = None
+    outputs: list[dict[str, str]] = field(
+        default_factory=lambda: [{"OutputKey": "OperatorFunction", "OutputValue": "op:live"}]
+    )
+    events: list[dict[str, Any]] = field(default_factory=list)
+    stacks: list[str] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+
+    def client(self, service_name: str, **_: Any) -> Any:
+        assert service_name in ("cloudformation", "lambda")
+        return self
+
+    def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
+        self.stacks.append(StackName)
+        if self.describe_error:
+            raise self.describe_error
+        return {"Stacks": [{"Outputs": self.outputs, "StackStatus": "CREATE_COMPLETE"}]}
+
+    def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
+        self.functions.append(FunctionName)
+        self.events.append(json.loads(Payload))
+        if self.invoke_error:
+            raise self.invoke_error
+        reply = self.reply if self.reply is not None else {"ok": True, "result": self.result}
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        response: dict[str, Any] = {"Payload": io.BytesIO(data)}
+        return response | ({"FunctionError": self.function_error} if self.function_error else {})
+
+
+def run(fake: FakeAws, *arguments: str, stdin: str | bytes | None = None, **env: str) -> Any:
+    """Run the command; nothing that was given as a secret may come out again, whatever happens."""
+    result = CliRunner().invoke(app, list(arguments), input=stdin, obj=fake, env=env)
+    assert SECRET not in result.output
+    assert "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def client_error(operation: str, code: str, message: str = "") -> aws.ClientError:
+    return aws.ClientError({"Error": {"Code": code, "Message": message}}, operation)
+
+
+USER = {"sub": "s-1", "username": "ana", "roles": ["analyst"], "status": "active"}
+POLICY = {"roles": ["analyst"], "platforms": ["ios"]}
+STORED = {"name": "gemini", "version": 2, "policy": POLICY, "cache_seconds": 300}
+
+
+# ── commands ─────────────────────────────────────────────────────────────
+
+
+def test_users_add_sends_the_password_from_standard_input() -> None:
+    fake = FakeAws(USER)
+    result = run(fake, "users", "add", "ana", "--role", "analyst", stdin=SECRET + "\n")
+    assert result.exit_code == 0
+    assert result.stdout == "Added user ana (analyst), sub s-1.\n"
+    arguments = {"username": "ana", "password": SECRET, "roles": ["analyst"]}
+    assert fake.events == [{"command": "users.add", "arguments": arguments}]
+    assert fake.functions == ["op:live"]
+
+
+def test_keys_put_sends_value_and_policy(tmp_path: Path) -> None:
+    value = tmp_path / "value"
+    value.write_text(SECRET)
+    fake = FakeAws(STORED)
+    options = ("--role", "analyst", "--platform", "ios", "--cache-seconds", "60")
+    result = run(fake, "keys", "put", "gemini", "--value-file", str(value), *options)
+    assert result.exit_code == 0
+    assert result.stdout == "Stored gemini, version 2.\n"
+    assert result.stderr == ""
+    arguments = {"name": "gemini", "value": SECRET, "policy": POLICY, "cache_seconds": 60}
+    assert fake.events == [{"command": "keys.put", "arguments": arguments}]
+
+
+def test_key_without_policy_is_stored_and_warned_about() -> None:
+    fake = FakeAws(STORED | {"policy": None})
+    result = run(fake, "keys", "put", "gemini", "--json", stdin=SECRET)
+    assert result.exit_code == 0
+    assert fake.events[0]["arguments"]["policy"] is None
+    assert json.loads(result.stdout)["version"] == 2
+    assert "no device receives it" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--role", "--platform"])
+def test_half_a_policy_is_wrong_usage(option: str) -> None:
+    fake = FakeAws(STORED)
+    result = run(fake, "keys", "put", "gemini", option, "*", stdin=SECRET)
+    assert result.exit_code == 2
+    assert "together" in result.stderr
+    assert fake.events == []
+
+
+def test_keys_list_shows_who_may_have_what() -> None:
+    row = STORED | {"previous": None, "updated_at": "2026-11-22T08:00:00Z"}
+    fake = FakeAws({"keys": [row, row | {"name": "[red]maps", "policy": None, "previous": 1}]})
+    result = run(fake, "keys", "list", COLUMNS="120")
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    assert lines[2] == ["gemini", "2", "-", "analyst", "ios", "300", "s", "2026-11-22T08:00:00Z"]
+    assert lines[3][:4] == ["[red]maps", "2", "1", "nobody"]
+
+
+def test_keys_list_of_an_empty_vault() -> None:
+    assert run(FakeAws({"keys": []}), "keys", "list").stdout == "No keys.\n"
+    assert json.loads(run(FakeAws({"keys": []}), "keys", "list", "--json").stdout) == {"keys": []}
+
+
+def test_keys_delete_asks_first() -> None:
+    fake = FakeAws({"name": "gemini", "deleted_versions": 2})
+    for answer in ("n\n", "", "\n"):
+        refused = run(fake, "keys", "delete", "gemini", stdin=answer)
+        assert refused.exit_code == 1
+    assert fake.events == []
+    confirmed = run(fake, "keys", "delete", "gemini", stdin="y\n")
+    assert confirmed.exit_code == 0
+    assert confirmed.stdout.endswith("Deleted gemini (2 versions).\n")
+    assert run(fake, "keys", "delete", "gemini", "--yes").exit_code == 0
+    assert fake.events == [{"command": "keys.delete", "arguments": {"name": "gemini"}}] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (["ana"], {"username": "ana"}),
+        (["--sub", "s-1"], {"sub": "s-1"}),
+        (["ana", "--session", "x"], {"username": "ana", "sid": "x"}),
+    ],
+)
+def test_sessions_revoke(arguments: list[str], sent: dict[str, str]) -> None:
+    fake = FakeAws({"revoked": 3})
+    result = run(fake, "sessions", "revoke", *arguments)
+    assert result.stdout == "Revoked 3 session(s).\n"
+    assert fake.events == [{"command": "sessions.revoke", "arguments": sent}]
+
+
+@pytest.mark.parametrize("arguments", [[], ["ana", "--sub", "s-1"]])
+def test_sessions_revoke_needs_exactly_one_user(arguments: list[str]) -> None:
+    assert run(FakeAws({"revoked": 0}), "sessions", "revoke", *arguments).exit_code == 2
+
+
+def test_json_is_the_result_and_nothing_else() -> None:
+    result = run(FakeAws(USER), "users", "add", "ana", "--json", stdin=SECRET)
+    assert json.loads(result.stdout) == USER
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "stack"),
+    [
+        ([], {}, "keyferry-dev"),
+        ([], {"KEYFERRY_STACK": "from-env"}, "from-env"),
+        (["--stack", "given"], {"KEYFERRY_STACK": "from-env"}, "given"),
+    ],
+)
+def test_stack_is_chosen(arguments: list[str], env: dict[str, str], stack: str) -> None:
+    fake = FakeAws({"keys": []})
+    run(fake, "keys", "list", *arguments, **env)
+    assert fake.stacks == [stack]
+
+
+# ── secrets ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("given", "secret"),
+    [
+        ("pass\n", "pass"),
+        ("pass\r\n", "pass"),
+        ("pass\n\n", "pass\n"),
+        (" pass ", " pass "),
+        ("pässwörd", "pässwörd"),
+        ("two\nlines\n", "two\nlines"),
+    ],
+)
+def test_one_trailing_newline_is_not_part_of_a_secret(given: str, secret: str) -> None:
+    fake = FakeAws(USER)
+    run(fake, "users", "add", "ana", "--password-file", "-", stdin=given.encode())
+    assert fake.events[0]["arguments"]["password"] == secret
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [(b"", "empty"), (b"\n", "empty"), (b"\xff\xfe", "UTF-8"), (b"x" * 65537, "longer")],
+)
+def test_unusable_secret_is_wrong_usage(given: bytes, complaint: str) -> None:
+    fake = FakeAws(USER)
+    result = run(fake, "users", "add", "ana", stdin=given)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert fake.events == []
+
+
+def test_missing_file_is_wrong_usage(tmp_path: Path) -> None:
+    result = run(FakeAws(USER), "keys", "put", "gemini", "--value-file", str(tmp_path / "no"))
+    assert result.exit_code == 2
+    assert "cannot read" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("keys", "put", "gemini"), ("users", "add", "ana")])
+def test_secret_cannot_be_an_argument(arguments: tuple[str, ...]) -> None:
+    for extra in (("--value", "x"), ("--password", "x"), ("x",)):
+        assert run(FakeAws(USER), *arguments, *extra, stdin="x").exit_code == 2
+
+
+def test_terminal_is_prompted_without_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def prompt(text: str, **options: Any) -> str:
+        asked.append({"text": text} | options)
+        return SECRET
+
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("typer.prompt", prompt)
+    assert secret_input.read_secret("password", None, confirm=True) == SECRET
+    options = {"hide_input": True, "confirmation_prompt": True, "err": True}
+    assert asked == [{"text": "Password"} | options]
+
+
+# ── failures ─────────────────────────────────────────────────────────────
+
+
+def failures() -> Iterator[Any]:
+    def case(name: str, says: str, **fake: Any) -> Any:
+        return pytest.param(FakeAws(**fake), says, id=name)
+
+    error = {"error": "already_exists", "error_description": "user ana exists"}
+    yield case("refused", "already_exists: user ana exists", reply={"ok": False, "error": error})
+    yield case(
+        "function error",
+        "the operator function failed (ValueError): see the logs of op:live",
+        reply={"errorType": "ValueError", "errorMessage": f"bad {SECRET}", "stackTrace": [SECRET]},
+        function_error="Unhandled",
+    )
+    yield case("function error, no JSON", "(Unhandled)", reply=b"?", function_error="Unhandled")
+    yield case("not JSON", "not understood", reply=b"<html>")
+    yield case("another shape", "not understood", reply={"ok": True})
+    yield case("no credentials", "no AWS credentials", describe_error=aws.NoCredentialsError())
+    yield case("no region", "no AWS region", describe_error=aws.NoRegionError())
+    yield case(
+        "no stack",
+        "there is no stack keyferry-dev",
+        describe_error=client_error(
+            "DescribeStacks", "ValidationError", "Stack with id keyferry-dev does not exist"
+        ),
+    )
+    yield case("another stack", "is it a Keyferry stack?", outputs=[])
+    yield case(
+        "may not describe",
+        "may not do DescribeStacks",
+        describe_error=client_error("DescribeStacks", "AccessDenied"),
+    )
+    yield case(
+        "may not invoke",
+        "may not do Invoke",
+        invoke_error=client_error("Invoke", "AccessDeniedException"),
+    )
+    yield case(
+        "expired", "have expired", describe_error=client_error("DescribeStacks", "ExpiredToken")
+    )
+    yield case(
+        "wrong credentials",
+        "does not accept",
+        describe_error=client_error("DescribeStacks", "InvalidClientTokenId"),
+    )
+    yield case(
+        "no function",
+        "deploy the stack again",
+        invoke_error=client_error("Invoke", "ResourceNotFoundException"),
+    )
+    yield case(
+        "throttled",
+        "TooManyRequestsException",
+        invoke_error=client_error("Invoke", "TooManyRequestsException", "slow\ndown"),
+    )
+    yield case(
+        "timeout", "may or may not", invoke_error=aws.ReadTimeoutError(endpoint_url="https://x")
+    )
+    yield case(
+        "offline",
+        "cannot be reached",
+        describe_error=aws.EndpointConnectionError(endpoint_url="https://x"),
+    )
+
+
+@pytest.mark.parametrize(("fake", "says"), list(failures()))
+def test_failure_is_one_line_and_exit_status_1(fake: FakeAws, says: str) -> None:
+    result = run(fake, "users", "add", "ana", "--json", stdin=SECRET)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("keyferry: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+
+
+def test_unknown_profile_is_a_failure(tmp_path: Path) -> None:
+    env = {"AWS_CONFIG_FILE": str(tmp_path / "no"), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path)}
+    result = CliRunner().invoke(app, ["keys", "list", "--profile", "nobody"], env=env)
+    assert result.exit_code == 1
+    assert "nobody" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("keys",), ("users", "add"), ("keys", "frobnicate")])
+def test_wrong_usage_is_exit_status_2(arguments: tuple[str, ...]) -> None:
+    assert run(FakeAws(), *arguments).exit_code == 2
