@@ -1,0 +1,66 @@
+"""Remove from the installed packages what no function reads; run by the Makefile next to it.
+
+botocore carries the service models of all of AWS: half of the layer, and about 80 ms of every cold start go into
+listing them and into parsing the endpoint table. The functions talk to two services.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import sys
+from pathlib import Path
+
+SERVICES = ("dynamodb", "kms")
+BASE_FILES = ("_retry.json", "endpoints.json", "partitions.json", "sdk-default-configuration.json")
+INSTALLER_FILES = ("INSTALLER", "RECORD", "REQUESTED", "WHEEL", "direct_url.json", "top_level.txt")
+"""Facts about an installation that no longer holds; licences and METADATA stay."""
+
+
+def trim(packages: Path) -> None:
+    trim_service_models(packages / "botocore" / "data")
+    shutil.rmtree(packages / "boto3" / "data", ignore_errors=True)  # models of boto3.resource, which nothing uses
+    shutil.rmtree(packages / "boto3" / "examples", ignore_errors=True)
+    shutil.rmtree(packages / "bin", ignore_errors=True)
+    for pattern in ("tests", "__pycache__"):
+        for folder in sorted(packages.rglob(pattern)):
+            shutil.rmtree(folder, ignore_errors=True)
+    for stub in packages.rglob("*.pyi"):
+        stub.unlink()
+    for metadata in packages.glob("*.dist-info"):
+        for name in INSTALLER_FILES:
+            (metadata / name).unlink(missing_ok=True)
+
+
+def trim_service_models(data: Path) -> None:
+    kept = {*SERVICES, *BASE_FILES, *(f"{name}.gz" for name in BASE_FILES)}
+    for entry in data.iterdir():
+        if entry.name in kept:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    missing = [name for name in (*SERVICES, *BASE_FILES) if not any(data.glob(f"{name}*"))]
+    if missing:
+        raise SystemExit(f"botocore no longer has {', '.join(missing)} in {data}: adapt {Path(__file__).name}")
+    trim_endpoints(data)
+    for service in SERVICES:  # read by paginators, waiters and the documentation, none of which a function uses
+        for example in (data / service).rglob("examples-1.json*"):
+            example.unlink()
+
+
+def trim_endpoints(data: Path) -> None:
+    """Keep every partition and region, but only the services that are called."""
+    packed = data / "endpoints.json.gz"
+    plain = data / "endpoints.json"
+    table = json.loads(gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes())
+    for partition in table["partitions"]:
+        partition["services"] = {name: partition["services"][name] for name in SERVICES if name in partition["services"]}
+    packed.unlink(missing_ok=True)
+    plain.write_text(json.dumps(table, separators=(",", ":"), sort_keys=True), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    trim(Path(sys.argv[1]))
