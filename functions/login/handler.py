@@ -1,0 +1,8 @@
+"""POST /v1/login"""
+
+from keyferry.edge.endpoint import Route, endpoint
+from keyferry.users.login import Login
+
+login = Login.from_environ()
+
+lambda_handler = endpoint({("POST", "/v1/login"): Route(login)}, keyring=login.keyring)

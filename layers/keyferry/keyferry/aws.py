@@ -1,0 +1,81 @@
+"""AWS clients as Lambda wants them, and the one place where AWS's errors become ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyferry.errors import Unavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import UniversalAttributeValueTypeDef
+    from mypy_boto3_kms import KMSClient
+
+    Item = dict[str, UniversalAttributeValueTypeDef]
+
+# Two tries of at most 3 s each stay under every function's timeout of 10 s.
+_CONFIG: Final = Config(
+    connect_timeout=1,
+    read_timeout=2,
+    retries={"mode": "standard", "total_max_attempts": 2},
+    tcp_keepalive=True,
+    # botocore rebuilds its default user agent for every call.
+    user_agent="keyferry",
+)
+
+_TRANSIENT: Final = frozenset(
+    {
+        # DynamoDB
+        "InternalServerError",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottlingException",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+        # KMS
+        "DependencyTimeoutException",
+        "KMSInternalException",
+        "KeyUnavailableException",
+        # Both
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "Throttling",
+        "InternalFailure",
+    }
+)
+
+
+def dynamodb() -> DynamoDBClient:
+    return boto3.client("dynamodb", config=_CONFIG)
+
+
+def kms() -> KMSClient:
+    return boto3.client("kms", config=_CONFIG)
+
+
+@contextmanager
+def calling(operation: str) -> Iterator[None]:
+    """Turn a failure that a later try can mend into `Unavailable`; let any other one through.
+
+    A refused KMS call counts as one that can be mended: the operator disabled the key or changed a
+    policy, and may do so again. It must reach a phone as 503, never as anything like a logout.
+    """
+    try:
+        yield
+    except ClientError as error:
+        code = error_code(error)
+        if code in _TRANSIENT or operation.startswith("kms:"):
+            raise Unavailable(f"{operation} {code}") from None
+        raise
+    except BotoCoreError as error:  # no connection, time-out, no credentials
+        raise Unavailable(f"{operation} {type(error).__name__}") from None
+
+
+def error_code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")

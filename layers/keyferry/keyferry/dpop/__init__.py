@@ -1,0 +1,1 @@
+"""DPoP, proof of possession of the device key (RFC 9449)."""

@@ -1,0 +1,127 @@
+"""Verification of DPoP proofs (RFC 9449 §4.3)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from keyferry.errors import RequestRefused
+from keyferry.jose import base64url, rfc7515_jws
+from keyferry.jose.rfc7515_jws import Jws
+from keyferry.jose.rfc7517_jwk import EcJwk, OkpJwk
+from keyferry.jose.strict_json import loads_object
+
+MAX_PROOF_LENGTH: Final = 4096
+"""Characters. A proof of a phone has some 500."""
+
+IAT_LEEWAY_SECONDS: Final = 60
+"""How far ``iat`` may be from our clock, either way, in a proof without a nonce."""
+
+_MAX_JTI_LENGTH: Final = 256
+_DEFAULT_PORTS: Final[Mapping[str, int]] = {"https": 443, "http": 80}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a verified proof says: the thumbprint of the key that made it, and its ``jti``."""
+
+    jkt: str
+    jti: str
+
+
+def verify(
+    proof: str,
+    *,
+    method: str,
+    url: str,
+    now: int,
+    accepts_nonce: Callable[[str], bool],
+    access_token: str | None = None,
+) -> Proof:
+    """Check ``proof`` against the request ``method url`` and, on a resource, ``access_token``.
+
+    A proof with a good nonce needs no good ``iat``, so a phone whose clock is days off still works.
+    A proof without a nonce needs an ``iat`` within `IAT_LEEWAY_SECONDS`.
+
+    Raise `RequestRefused` with ``invalid_dpop_proof``, or with ``use_dpop_nonce`` when all that is
+    missing is a nonce of ours.
+    """
+    try:
+        jws = rfc7515_jws.parse(proof, max_length=MAX_PROOF_LENGTH)
+        jkt = _verified_thumbprint(jws)
+        claims = loads_object(jws.payload)
+        jti = _text(claims, "jti")
+        htm, htu = _text(claims, "htm"), _text(claims, "htu")
+        iat = claims.get("iat")
+    except ValueError as error:
+        raise RequestRefused("invalid_dpop_proof", f"proof: {error}") from None
+    if not 0 < len(jti) <= _MAX_JTI_LENGTH:
+        raise RequestRefused("invalid_dpop_proof", "proof: jti length")
+    if htm != method:
+        raise RequestRefused("invalid_dpop_proof", "proof: htm of another request")
+    if not _same_target(htu, url):
+        raise RequestRefused("invalid_dpop_proof", "proof: htu of another request")
+    if access_token is not None and not _is_hash_of(claims.get("ath"), access_token):
+        raise RequestRefused("invalid_dpop_proof", "proof: ath of another token")
+    if isinstance(iat, bool) or not isinstance(iat, int | float):
+        raise RequestRefused("invalid_dpop_proof", "proof: iat is not a number")
+    nonce = claims.get("nonce")
+    if nonce is not None and not isinstance(nonce, str):
+        raise RequestRefused("invalid_dpop_proof", "proof: nonce is not a string")
+    if nonce is not None and not accepts_nonce(nonce):
+        raise RequestRefused("use_dpop_nonce", "proof: nonce not ours or too old")
+    if nonce is None and abs(now - iat) > IAT_LEEWAY_SECONDS:
+        raise RequestRefused("use_dpop_nonce", "proof: no nonce, and iat is off")
+    return Proof(jkt=jkt, jti=jti)
+
+
+def _verified_thumbprint(jws: Jws) -> str:
+    if jws.header.get("typ") != "dpop+jwt":
+        raise ValueError("typ")
+    members = jws.header.get("jwk")
+    if not isinstance(members, dict):
+        raise ValueError("jwk is missing")
+    if members.get("kty") == "OKP":
+        okp = OkpJwk.from_members(members, use="sig")
+        verified, thumbprint = jws.verify_eddsa(okp.key()), okp.thumbprint()
+    else:
+        ec = EcJwk.from_members(members, use="sig")
+        verified, thumbprint = jws.verify_es256(ec.key()), ec.thumbprint()
+    if not verified:
+        raise ValueError("signature")
+    return thumbprint
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str:
+    value = claims.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is missing")
+    return value
+
+
+def _is_hash_of(ath: object, access_token: str) -> bool:
+    expected = base64url.encode(hashlib.sha256(access_token.encode("utf-8")).digest())
+    if not isinstance(ath, str):
+        return False
+    return hmac.compare_digest(ath.encode("utf-8", "surrogatepass"), expected.encode("ascii"))
+
+
+def _same_target(htu: str, url: str) -> bool:
+    """Whether two URLs name one resource: query and fragment ignored (RFC 9449 §4.3 check 9),
+    scheme, host and default port normalised (RFC 3986 §6.2)."""
+    try:
+        return _target(htu) == _target(url)
+    except ValueError:
+        return False
+
+
+def _target(url: str) -> tuple[str, str, int | None, str]:
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("userinfo")
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname or "", port, parts.path or "/"

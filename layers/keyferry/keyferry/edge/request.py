@@ -1,0 +1,124 @@
+"""A request as a REST API hands it to Lambda (the proxy event, payload format 1.0)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+from urllib.parse import parse_qsl
+
+from keyferry.errors import RequestRefused
+from keyferry.jose.strict_json import loads_object
+
+MAX_BODY_BYTES: Final = 16 * 1024
+
+JSON: Final = "application/json"
+FORM: Final = "application/x-www-form-urlencoded"
+
+_MAX_FORM_FIELDS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``headers`` are by lower-case name, each with every value that was sent."""
+
+    method: str
+    resource: str
+    path_parameters: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, tuple[str, ...]] = field(repr=False)
+    body: bytes = field(repr=False)
+    request_id: str
+    client_key_id: str
+    source_ip: str
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Self:
+        """Raise `RequestRefused` when the body is too large or not what its encoding says."""
+        context = event["requestContext"]
+        identity = context.get("identity") or {}
+        return cls(
+            method=event["httpMethod"],
+            resource=event["resource"],
+            path_parameters=event.get("pathParameters") or {},
+            query=event.get("queryStringParameters") or {},
+            headers=_headers(event),
+            body=_body(event),
+            request_id=context["requestId"],
+            client_key_id=identity.get("apiKeyId") or "",
+            # API Gateway's own reading of the connection; a forwarded-for header is anybody's text.
+            source_ip=identity.get("sourceIp") or "",
+        )
+
+    @property
+    def path(self) -> str:
+        """The path below the stage, as the route has it and not as the URL spells it."""
+        path = self.resource
+        for name, value in self.path_parameters.items():
+            path = path.replace(f"{{{name}}}", value)
+        return path
+
+    def header(self, name: str) -> str | None:
+        """The one value of a header. Raise `RequestRefused` when it was sent more than once."""
+        values = self.headers.get(name, ())
+        if len(values) > 1:
+            raise RequestRefused("invalid_request", f"header {name} repeated")
+        return values[0] if values else None
+
+    def fields(self, *accepted: str) -> dict[str, Any]:
+        """The body's members, by its media type (RFC 9110 §8.3.1), one of ``accepted``.
+
+        Raise `RequestRefused` for another media type, a body that is not what it says it is, and a
+        repeated field (RFC 6749 §3.2).
+        """
+        media_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        if media_type not in accepted:
+            raise RequestRefused("unsupported_media_type", "content-type")
+        try:
+            return loads_object(self.body) if media_type == JSON else _form(self.body)
+        except ValueError:
+            raise RequestRefused("invalid_request", f"body is not {media_type}") from None
+
+
+def _headers(event: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    several = event.get("multiValueHeaders")
+    if several is None:
+        several = {name: [value] for name, value in (event.get("headers") or {}).items()}
+    headers: dict[str, tuple[str, ...]] = {}
+    for name, values in several.items():
+        lower = name.lower()
+        headers[lower] = headers.get(lower, ()) + tuple(values)
+    return headers
+
+
+def _body(event: Mapping[str, Any]) -> bytes:
+    text = event.get("body") or ""
+    # Four characters of base64 are three bytes, so this bounds what is about to be decoded too.
+    if len(text) > MAX_BODY_BYTES * 4 // 3 + 4:
+        raise RequestRefused("payload_too_large", "body")
+    if event.get("isBase64Encoded"):
+        try:
+            body = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            raise RequestRefused("invalid_request", "body is not base64") from None
+    else:
+        body = text.encode("utf-8", "surrogatepass")
+    if len(body) > MAX_BODY_BYTES:
+        raise RequestRefused("payload_too_large", "body")
+    return body
+
+
+def _form(body: bytes) -> dict[str, Any]:
+    pairs = parse_qsl(
+        body.decode("utf-8"),
+        keep_blank_values=True,
+        strict_parsing=bool(body),
+        errors="strict",
+        max_num_fields=_MAX_FORM_FIELDS,
+    )
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("repeated field")
+    return members

@@ -1,0 +1,52 @@
+"""Log lines and metrics: every name in one place, and nothing personal or secret in any of them.
+
+A line may carry identifiers that mean something only inside the stack (``sid``, ``sub``, ``kid``,
+the request id) and constants of ours. It never carries what a caller sent.
+"""
+
+from __future__ import annotations
+
+import traceback
+from enum import StrEnum
+from typing import Final
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
+
+NAMESPACE: Final = "Keyferry"
+
+logger = Logger()
+
+
+class Metric(StrEnum):
+    """Counts in the CloudWatch namespace `NAMESPACE`, by the dimension ``service``."""
+
+    LOGIN_SUCCEEDED = "LoginSucceeded"
+    LOGIN_FAILED = "LoginFailed"
+    REFRESH_ROTATED = "RefreshRotated"
+    REFRESH_RETRIED = "RefreshRetried"
+    REFRESH_REUSE_DETECTED = "RefreshReuseDetected"
+    REFRESH_WRONG_KEY = "RefreshWrongDeviceKey"
+    REFRESH_HEALED = "RefreshHealed"
+    REFRESH_REFUSED = "RefreshRefused"
+    KEYS_DELIVERED = "KeysDelivered"
+    KEYS_NOT_MODIFIED = "KeysNotModified"
+    DELIVERY_REFUSED = "DeliveryRefused"
+    KEYRING_CHANGED = "KeyringChanged"
+
+
+def count(metric: Metric) -> None:
+    with single_metric(name=metric, unit=MetricUnit.Count, value=1, namespace=NAMESPACE):
+        pass
+
+
+def failure(error: BaseException) -> dict[str, object]:
+    """What may be logged of an unforeseen exception: its type and where it was, not its text.
+
+    An exception's text can quote the value that it choked on.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return {
+        "exception": type(error).__name__,
+        "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }

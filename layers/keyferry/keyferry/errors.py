@@ -1,0 +1,81 @@
+"""Every error that Keyferry raises on purpose.
+
+    KeyferryError
+    ├── RequestRefused      the caller's fault; becomes an OAuth error response
+    ├── Unavailable         AWS is throttling or down; becomes 503 with ``Retry-After``
+    └── CommandRefused      an operator command that cannot be carried out
+
+A credential failure has one opaque public text whatever its cause: which check failed is for the
+log (``reason``), never for the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+
+class ErrorKind(NamedTuple):
+    """What the caller sees of one error code: HTTP status and ``error_description``."""
+
+    status: int
+    description: str
+
+
+ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
+    {
+        # RFC 6749 §5.2
+        "invalid_request": ErrorKind(400, "The request is malformed."),
+        "invalid_grant": ErrorKind(400, "The credentials or the refresh token are not valid."),
+        "invalid_client": ErrorKind(401, "The client key is unknown or names another client."),
+        "unsupported_grant_type": ErrorKind(400, "Only grant_type=refresh_token is served here."),
+        # RFC 6750 §3.1
+        "invalid_token": ErrorKind(401, "The access token is not valid."),
+        # RFC 9449 §5 and §8; on a protected resource these two are 401 (§7.1, §9)
+        "invalid_dpop_proof": ErrorKind(400, "The DPoP proof is not valid."),
+        "use_dpop_nonce": ErrorKind(400, "Repeat the request with the DPoP-Nonce of this reply."),
+        # Keyferry's own
+        "not_found": ErrorKind(404, "There is nothing here that you may have."),
+        "payload_too_large": ErrorKind(413, "The request body is larger than 16 KiB."),
+        "unsupported_media_type": ErrorKind(415, "The request body's media type is not accepted."),
+        "server_error": ErrorKind(500, "Something failed here; it is safe to try again."),
+        "temporarily_unavailable": ErrorKind(503, "Try again after the time in Retry-After."),
+    }
+)
+
+
+class KeyferryError(Exception):
+    """Root of the tree in this module's docstring."""
+
+
+class RequestRefused(KeyferryError):
+    """A request that is answered with one of `ERRORS`.
+
+    ``reason`` is a short constant for the log. It never carries what the caller sent.
+    """
+
+    def __init__(self, code: str, reason: str, *, description: str | None = None) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.kind = ERRORS[code]
+        self.description = description or self.kind.description
+
+
+class Unavailable(KeyferryError):
+    """An AWS call failed in a way that a later try can mend."""
+
+    def __init__(self, operation: str, retry_after: int = 2) -> None:
+        super().__init__(operation)
+        self.operation = operation
+        self.retry_after = retry_after
+
+
+class CommandRefused(KeyferryError):
+    """An operator command that was understood and cannot be carried out."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(f"{code}: {description}")
+        self.code = code
+        self.description = description

@@ -1,0 +1,147 @@
+"""The function that keeps the keyring: on a schedule, and as the stack's custom resource.
+
+The custom resource is how a fresh stack gets its first keys, its issuer and its clients. Deleting
+the resource changes nothing: keys of a stack that is going away still open its backups.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
+from urllib.request import Request as HttpRequest
+from urllib.request import urlopen
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel, ConfigDict, Field
+
+from keyferry import aws, clock
+from keyferry.config import Deployment, TokenPolicy
+from keyferry.edge.telemetry import Metric, count, failure, logger
+from keyferry.keyring.lifecycle import KeyMaker, Maintenance, Schedule, maintain, schedules
+from keyferry.keyring.model import Purpose
+from keyferry.keyring.store import KeyringStore
+
+PHYSICAL_ID: Final = "keyferry-keyring"
+_RESPONSE_TIMEOUT_SECONDS: Final = 5
+
+
+class KeyringProperties(BaseModel):
+    """The properties of ``Custom::Keyring``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    issuer: str = Field(alias="Issuer", pattern=r"^https?://[^?#]+[^/?#]$")
+    clients: dict[str, str] = Field(alias="Clients", min_length=1)
+    """Client id → API Gateway API-key id."""
+
+
+class CustomResourceRequest(BaseModel):
+    """What CloudFormation sends to a custom resource."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    RequestType: Literal["Create", "Update", "Delete"]
+    ResponseURL: str = Field(repr=False)  # presigned: whoever has it can answer for us
+    StackId: str
+    RequestId: str
+    LogicalResourceId: str
+    PhysicalResourceId: str = PHYSICAL_ID
+    ResourceProperties: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RotateKeyring:
+    store: KeyringStore
+    maker: KeyMaker
+    schedules: Mapping[Purpose, Schedule]
+    now: Callable[[], int]
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        return cls(
+            store=KeyringStore(aws.dynamodb(), environ["KEYFERRY_KEYRING_TABLE"]),
+            maker=KeyMaker(
+                kms=aws.kms(),
+                key_arn=environ["KEYFERRY_KEYRING_KEY_ARN"],
+                deployment=Deployment.from_environ(environ),
+                random=clock.random,
+            ),
+            schedules=schedules(idle_seconds=TokenPolicy.idle_from_environ(environ)),
+            now=clock.now,
+        )
+
+    def __call__(self, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+        """Run once. A schedule's failure raises, so that Lambda retries it and the alarm sees it;
+        a custom resource's is told to CloudFormation, which would otherwise wait for an hour."""
+        if "ResponseURL" not in event:
+            return _report(self.maintain())
+        request = CustomResourceRequest.model_validate(event)
+        try:
+            data = self._apply(request)
+        except Exception as error:
+            logger.error("custom resource failed", extra=failure(error))
+            _answer(request, "FAILED", f"{type(error).__name__}; see the function's log", {})
+            return {}
+        _answer(request, "SUCCESS", "", data)
+        return data
+
+    def maintain(
+        self, *, issuer: str | None = None, clients: Mapping[str, str] | None = None
+    ) -> Maintenance:
+        done = maintain(
+            self.store,
+            self.maker,
+            self.schedules,
+            now=self.now(),
+            issuer=issuer,
+            clients=clients,
+        )
+        logger.info("keyring", extra=_report(done))
+        if done.written:
+            count(Metric.KEYRING_CHANGED)
+        return done
+
+    def _apply(self, request: CustomResourceRequest) -> dict[str, Any]:
+        if request.RequestType == "Delete":
+            return {}
+        properties = KeyringProperties.model_validate(request.ResourceProperties)
+        clients = {key_id: client_id for client_id, key_id in properties.clients.items()}
+        return _report(self.maintain(issuer=properties.issuer, clients=clients))
+
+
+def _report(done: Maintenance) -> dict[str, Any]:
+    return {
+        "revision": done.revision,
+        "written": done.written,
+        "created": list(done.created),
+        "dropped": list(done.dropped),
+    }
+
+
+def _answer(
+    request: CustomResourceRequest, status: str, reason: str, data: Mapping[str, Any]
+) -> None:
+    body = {
+        "Status": status,
+        "Reason": reason,
+        "PhysicalResourceId": request.PhysicalResourceId,
+        "StackId": request.StackId,
+        "RequestId": request.RequestId,
+        "LogicalResourceId": request.LogicalResourceId,
+        "Data": {"Revision": str(data.get("revision", ""))},
+    }
+    if urlsplit(request.ResponseURL).scheme not in ("https", "http"):
+        raise ValueError("ResponseURL is not HTTP")
+    # An empty Content-Type is what CloudFormation's presigned URL was signed with.
+    put = HttpRequest(
+        request.ResponseURL,
+        data=json.dumps(body).encode("utf-8"),
+        method="PUT",
+        headers={"Content-Type": ""},
+    )
+    with urlopen(put, timeout=_RESPONSE_TIMEOUT_SECONDS):  # noqa: S310 -- scheme checked above
+        pass

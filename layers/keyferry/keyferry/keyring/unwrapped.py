@@ -1,0 +1,155 @@
+"""The keyring in a warm function: unwrapped in memory, read again when it is old.
+
+Nothing is read or unwrapped before the first request, so a SnapStart snapshot holds no secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from keyferry import clock
+from keyferry.aws import calling
+from keyferry.config import Deployment
+from keyferry.dpop import nonce
+from keyferry.errors import Unavailable
+from keyferry.keyring.model import Keyring, Purpose, Standing, WrappedKey
+from keyferry.keyring.store import KeyringStore
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_kms import KMSClient
+
+MAX_AGE_SECONDS: Final = 300
+"""How long a change of the keyring may take to reach a warm function."""
+
+
+@dataclass(slots=True)
+class UnwrappedKeyring:
+    """One function's view of the keyring.
+
+    Each accessor unwraps what it needs on first use, so a function whose role may not unwrap a
+    purpose simply never asks for it.
+    """
+
+    store: KeyringStore
+    kms: KMSClient
+    key_arn: str
+    deployment: Deployment
+    now: Callable[[], int]
+    _keyring: Keyring | None = None
+    _read_at: int = 0
+    _plain: dict[str, bytes] = field(default_factory=dict, repr=False)
+    _private: dict[str, ec.EllipticCurvePrivateKey] = field(default_factory=dict, repr=False)
+    _public: dict[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
+
+    @classmethod
+    def from_environ(
+        cls,
+        dynamodb: DynamoDBClient,
+        kms: KMSClient,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Self:
+        return cls(
+            store=KeyringStore(dynamodb, environ["KEYFERRY_KEYRING_TABLE"]),
+            kms=kms,
+            key_arn=environ["KEYFERRY_KEYRING_KEY_ARN"],
+            deployment=Deployment.from_environ(environ),
+            now=clock.now,
+        )
+
+    def refresh(self) -> None:
+        """Read the row again if what is held is older than `MAX_AGE_SECONDS`.
+
+        Called once at the start of a request; the accessors below never read.
+        """
+        now = self.now()
+        if self._keyring is not None and 0 <= now - self._read_at < MAX_AGE_SECONDS:
+            return
+        keyring = self.store.read()
+        if keyring is None:
+            # The stack's custom resource has not run yet; nothing a client did.
+            raise Unavailable("keyring: not there yet")
+        self._read_at = now
+        if self._keyring is not None and self._keyring.revision == keyring.revision:
+            return
+        self._keyring = keyring
+        kept = {key.kid for key in keyring.keys}
+        for cache in (self._plain, self._private, self._public):
+            for kid in cache.keys() - kept:
+                del cache[kid]
+
+    @property
+    def issuer(self) -> str:
+        return self._held.issuer
+
+    @property
+    def clients(self) -> Mapping[str, str]:
+        return self._held.clients
+
+    def signing_key(self) -> tuple[str, ec.EllipticCurvePrivateKey]:
+        """The ``kid`` and the private key to sign with now."""
+        (current,) = self._held.of(Purpose.TOKEN_SIGNING, Standing.CURRENT)
+        if current.kid not in self._private:
+            key = load_der_private_key(self._unwrap(current), password=None)
+            if not isinstance(key, ec.EllipticCurvePrivateKey):
+                raise TypeError("the signing key is of another kind")
+            self._private[current.kid] = key
+        return current.kid, self._private[current.kid]
+
+    def verification_keys(self) -> Mapping[str, ec.EllipticCurvePublicKey]:
+        """The public keys by ``kid`` that a token of ours may be signed with."""
+        for key in self._held.of(Purpose.TOKEN_SIGNING):
+            if key.kid not in self._public and key.public is not None:
+                self._public[key.kid] = key.public.key()
+        return self._public
+
+    def refresh_mac_key(self, kid: str) -> bytes | None:
+        """The refresh-token MAC key called ``kid``, or None; an unknown ``kid`` costs no call."""
+        for key in self._held.of(Purpose.REFRESH_MAC):
+            if key.kid == kid:
+                return self._secret(key)
+        return None
+
+    def current_refresh_kid(self) -> str:
+        (current,) = self._held.of(Purpose.REFRESH_MAC, Standing.CURRENT)
+        return current.kid
+
+    def dpop_nonce(self) -> str:
+        (current,) = self._held.of(Purpose.DPOP_NONCE, Standing.CURRENT)
+        return nonce.issue(self._secret(current), self.now())
+
+    def accepts_dpop_nonce(self, presented: str) -> bool:
+        # A switch of keys reaches the warm functions over five minutes, so a nonce may come from the
+        # key before or after ours. Those two are unwrapped only when one really does.
+        order = (Standing.CURRENT, Standing.PREVIOUS, Standing.NEXT)
+        now = self.now()
+        return any(
+            nonce.accepts(self._secret(key), presented, now)
+            for standing in order
+            for key in self._held.of(Purpose.DPOP_NONCE, standing)
+        )
+
+    @property
+    def _held(self) -> Keyring:
+        if self._keyring is None:
+            raise Unavailable("keyring: not read")
+        return self._keyring
+
+    def _secret(self, key: WrappedKey) -> bytes:
+        if key.kid not in self._plain:
+            self._plain[key.kid] = self._unwrap(key)
+        return self._plain[key.kid]
+
+    def _unwrap(self, key: WrappedKey) -> bytes:
+        with calling("kms:Decrypt keyring"):
+            return self.kms.decrypt(
+                CiphertextBlob=key.wrapped,
+                KeyId=self.key_arn,
+                EncryptionContext=key.context(self.deployment),
+            )["Plaintext"]

@@ -1,0 +1,228 @@
+"""The operator's commands, by direct invocation of the ``operator`` function.
+
+    {"command": "keys.list", "arguments": {}}  →  {"ok": true, "result": {…}}
+                                               →  {"ok": false, "error": {"error", "error_description"}}
+
+No command reads a stored value back: this function can seal and has no right to open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Self
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from keyferry import aws, clock
+from keyferry.edge.telemetry import failure, logger
+from keyferry.errors import CommandRefused, Unavailable
+from keyferry.jose import base64url
+from keyferry.sessions.store import SessionStore
+from keyferry.tokens.refresh import ID_BYTES
+from keyferry.users.model import User, UserStatus, canonical_username
+from keyferry.users.passwords import MAX_PASSWORD_BYTES, hash_password, normalise
+from keyferry.users.store import PasswordCredential, UserStore
+from keyferry.vault.envelope import Sealer
+from keyferry.vault.model import MAX_VALUE_BYTES, NAME, Policy
+from keyferry.vault.store import VaultStore
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+Role = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+PolicyWord = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9_.:-]{1,64})$")]
+KeyName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
+
+
+class AddUser(BaseModel):
+    model_config = _STRICT
+
+    username: str
+    password: Annotated[SecretStr, Field(min_length=1, max_length=MAX_PASSWORD_BYTES)]
+    roles: Annotated[list[Role], Field(max_length=32)] = []
+
+
+class KeyPolicy(BaseModel):
+    model_config = _STRICT
+
+    roles: Annotated[list[PolicyWord], Field(min_length=1, max_length=32)]
+    platforms: Annotated[list[PolicyWord], Field(min_length=1, max_length=32)] = ["*"]
+
+
+class PutKey(BaseModel):
+    model_config = _STRICT
+
+    name: KeyName
+    value: Annotated[SecretStr, Field(min_length=1, max_length=MAX_VALUE_BYTES)]
+    policy: KeyPolicy | None = None
+    cache_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
+
+
+class DeleteKey(BaseModel):
+    model_config = _STRICT
+
+    name: KeyName
+
+
+class Nothing(BaseModel):
+    model_config = _STRICT
+
+
+class RevokeSessions(BaseModel):
+    """Of the user called ``username``, or of ``sub``: all of them, or only ``sid``."""
+
+    model_config = _STRICT
+
+    username: str | None = None
+    sub: str | None = None
+    sid: str | None = None
+
+    @model_validator(mode="after")
+    def _one_user(self) -> Self:
+        if (self.username is None) == (self.sub is None):
+            raise ValueError("either username or sub")
+        return self
+
+
+class Invocation(BaseModel):
+    model_config = _STRICT
+
+    command: str
+    arguments: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    users: UserStore
+    sessions: SessionStore
+    vault: VaultStore
+    sealer: Sealer
+    now: Callable[[], int]
+    random: Callable[[int], bytes]
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        dynamodb, kms = aws.dynamodb(), aws.kms()
+        return cls(
+            users=UserStore.from_environ(dynamodb, environ),
+            sessions=SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
+            vault=VaultStore(dynamodb, environ["KEYFERRY_VAULT_TABLE"]),
+            sealer=Sealer.from_environ(kms, environ),
+            now=clock.now,
+            random=clock.random,
+        )
+
+    def __call__(self, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+        try:
+            invocation = Invocation.model_validate(event)
+            run = self._commands().get(invocation.command)
+            if run is None:
+                raise CommandRefused("invalid_request", "There is no such command.")
+            result = run(invocation.arguments)
+        except ValidationError as error:
+            return _refused("invalid_request", _where(error))
+        except CommandRefused as refused:
+            return _refused(refused.code, refused.description)
+        except Unavailable as unavailable:
+            logger.warning("unavailable", extra={"operation": unavailable.operation})
+            return _refused("temporarily_unavailable", f"AWS: {unavailable.operation}; try again.")
+        except Exception as error:
+            logger.error("failed", extra=failure(error))
+            return _refused("server_error", "Something failed; see the operator function's log.")
+        logger.info("operator", extra={"command": invocation.command})
+        return {"ok": True, "result": result}
+
+    def _commands(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        return {
+            "users.add": lambda a: self.add_user(AddUser.model_validate(a)),
+            "keys.put": lambda a: self.put_key(PutKey.model_validate(a)),
+            "keys.list": lambda a: self.list_keys(Nothing.model_validate(a)),
+            "keys.delete": lambda a: self.delete_key(DeleteKey.model_validate(a)),
+            "sessions.revoke": lambda a: self.revoke_sessions(RevokeSessions.model_validate(a)),
+        }
+
+    def add_user(self, request: AddUser) -> dict[str, Any]:
+        try:
+            username = canonical_username(request.username)
+            password = normalise(request.password.get_secret_value())
+        except ValueError as error:
+            raise CommandRefused("invalid_request", f"{error}.") from None
+        user = User(
+            sub=base64url.encode(self.random(ID_BYTES)),
+            username=request.username,
+            status=UserStatus.ACTIVE,
+            roles=tuple(dict.fromkeys(request.roles)),
+            created_at=self.now(),
+        )
+        phc = hash_password(password, random=self.random)
+        if not self.users.add(user, PasswordCredential(username, user.sub, phc)):
+            raise CommandRefused("already_exists", "There is a user of that name.")
+        return {
+            "sub": user.sub,
+            "username": user.username,
+            "roles": list(user.roles),
+            "status": user.status,
+        }
+
+    def put_key(self, request: PutKey) -> dict[str, Any]:
+        value = request.value.get_secret_value().encode("utf-8")
+        if len(value) > MAX_VALUE_BYTES:
+            raise CommandRefused("invalid_request", f"value: over {MAX_VALUE_BYTES} bytes.")
+        policy = None
+        if request.policy is not None:
+            policy = Policy(tuple(request.policy.roles), tuple(request.policy.platforms))
+        entry = self.vault.put(
+            self.sealer,
+            name=request.name,
+            value=value,
+            policy=policy,
+            cache_seconds=request.cache_seconds,
+            now=self.now(),
+        )
+        return entry.members()
+
+    def list_keys(self, _: Nothing) -> dict[str, Any]:
+        entries = sorted(self.vault.manifest().keys.items())
+        return {"keys": [entry.members() for _, entry in entries]}
+
+    def delete_key(self, request: DeleteKey) -> dict[str, Any]:
+        entry = self.vault.delete(request.name)
+        versions = [entry.version] if entry.previous is None else [entry.previous, entry.version]
+        return {"name": entry.name, "deleted_versions": versions}
+
+    def revoke_sessions(self, request: RevokeSessions) -> dict[str, Any]:
+        sub = request.sub if request.sub is not None else self._sub(request.username or "")
+        sids = [request.sid] if request.sid is not None else self.sessions.active_sids(sub)
+        return {"revoked": sum(self.sessions.end(sub, sid) for sid in sids)}
+
+    def _sub(self, username: str) -> str:
+        try:
+            canonical = canonical_username(username)
+        except ValueError as error:
+            raise CommandRefused("invalid_request", f"{error}.") from None
+        credential = self.users.password_credential(canonical)
+        if credential is None:
+            raise CommandRefused("not_found", "There is no user of that name.")
+        return credential.sub
+
+
+def _refused(code: str, description: str) -> dict[str, Any]:
+    logger.info("refused", extra={"error": code})
+    return {"ok": False, "error": {"error": code, "error_description": description}}
+
+
+def _where(error: ValidationError) -> str:
+    """What is wrong and where, never what was sent."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the command"
+    return f"{where}: {first['msg']}."

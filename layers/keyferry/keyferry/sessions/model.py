@@ -1,0 +1,57 @@
+"""The session row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """``logged_out`` is an ending that somebody asked for; ``compromised`` is a theft seen."""
+
+    ACTIVE = "active"
+    LOGGED_OUT = "logged_out"
+    COMPROMISED = "compromised"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What the app said about the phone at login."""
+
+    name: str
+    platform: str
+    app_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One login on one device. Times are seconds since the epoch; nothing here is a secret.
+
+    ``jkt`` is the RFC 7638 thumbprint of the device key, or empty for a bearer client.
+    ``encryption_key`` is the ``x`` and ``y`` of the device's second key.
+    """
+
+    sub: str
+    sid: str
+    status: Status
+    generation: int
+    secret_hash: bytes = field(repr=False)
+    mac_kid: str
+    client_id: str
+    jkt: str
+    scope: str
+    roles: tuple[str, ...]
+    amr: tuple[str, ...]
+    device: Device
+    encryption_key: tuple[str, str]
+    created_at: int
+    rotated_at: int
+    idle_expires_at: int
+    absolute_expires_at: int
+    last_request: str = ""
+    retry_day: int = 0
+    retry_count: int = 0
+
+    @property
+    def refresh_expires_at(self) -> int:
+        return min(self.idle_expires_at, self.absolute_expires_at)

@@ -1,0 +1,320 @@
+"""Session rows in DynamoDB, and the one conditional write that rotates a refresh token.
+
+UpdateItem ──ok──────────────► rotated (one round trip)
+   │ condition failed, row given back
+   ▼
+decide(row) ──refused or same successor──► answer (still one round trip)
+   │ reuse, heal, counted retry
+   ▼
+a second write, under the condition that the row is still the one decided on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from keyferry.aws import calling, error_code
+from keyferry.config import DAY
+from keyferry.errors import Unavailable
+from keyferry.sessions.model import Device, Session, Status
+from keyferry.sessions.rotation import Outcome, Presented, decide
+from keyferry.tokens.refresh import MAX_GENERATION
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from keyferry.aws import Item
+
+# The conditions by name; together they are the first line of the table in `sessions.rotation`.
+SAME_GENERATION: Final = "generation = :presented"
+ACTIVE: Final = "#status = :active"
+SAME_DEVICE_KEY: Final = "jkt = :jkt"
+SAME_CLIENT: Final = "client_id = :client_id"
+SAME_SECRET: Final = "secret_hash = :secret_hash"
+NOT_IDLE_EXPIRED: Final = "idle_expires_at > :now"
+NOT_ABSOLUTELY_EXPIRED: Final = "absolute_expires_at > :now"
+NOT_EXHAUSTED: Final = "generation < :max_generation"
+
+ROTATE: Final = " AND ".join(
+    (
+        SAME_GENERATION,
+        ACTIVE,
+        SAME_DEVICE_KEY,
+        SAME_CLIENT,
+        SAME_SECRET,
+        NOT_IDLE_EXPIRED,
+        NOT_ABSOLUTELY_EXPIRED,
+        NOT_EXHAUSTED,
+    )
+)
+
+MOVE: Final = (
+    "SET generation = :successor, rotated_at = :now, idle_expires_at = :idle_expires_at,"
+    " expires_at = :expires_at, mac_kid = :mac_kid, last_request = :request_id"
+)
+
+EXPIRY_MARGIN_SECONDS: Final = DAY
+"""DynamoDB removes a row this long after its last token has died, so that a replay right after it
+is still told apart from junk. The code checks expiry itself: TTL is late by hours."""
+
+_DECISIONS: Final = 5
+"""How often a row may change under a decision before the request is told to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """An outcome and the row that it left; no row for a token that names none."""
+
+    outcome: Outcome
+    session: Session | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStore:
+    client: DynamoDBClient
+    table: str
+
+    def create(self, session: Session) -> None:
+        """Write a new row. A ``sid`` is 16 random bytes; that it is new is checked all the same."""
+        with calling("dynamodb:PutItem session"):
+            self.client.put_item(
+                TableName=self.table,
+                Item=to_item(session),
+                ConditionExpression="attribute_not_exists(sid)",
+            )
+
+    def rotate(
+        self, presented: Presented, *, now: int, idle_seconds: int, mac_kid: str
+    ) -> Rotation:
+        """Move the session on by one generation, or say why not.
+
+        ``mac_kid`` is the key that the successor will be made under; it is kept in the row, so that
+        a retry derives the very same token. Raise `Unavailable` when AWS fails or the row keeps
+        changing; nothing is lost then, and the same request may be made again.
+        """
+        expected = presented.generation
+        for _ in range(_DECISIONS):
+            moved, row = self._move(
+                presented, expected=expected, now=now, idle_seconds=idle_seconds, mac_kid=mac_kid
+            )
+            if moved:
+                healed = expected != presented.generation
+                return Rotation(Outcome.HEALED if healed else Outcome.ROTATED, row)
+            outcome = decide(row, presented, now)
+            expected = presented.generation
+            if row is None:
+                return Rotation(outcome, None)
+            match outcome:
+                case Outcome.ROTATED:
+                    continue  # it can move after all: the row was healed or restored just now
+                case Outcome.HEALED:
+                    expected = row.generation
+                case Outcome.REUSED:
+                    if self._compromise(row):
+                        return Rotation(outcome, row)
+                case Outcome.RETRIED_BEARER:
+                    if self._count_retry(row, now):
+                        return Rotation(outcome, row)
+                case _:
+                    return Rotation(outcome, row)
+        raise Unavailable("dynamodb:UpdateItem session: the row kept changing")
+
+    def end(self, sub: str, sid: str) -> bool:
+        """Log a session out. Return whether it was active until now."""
+        return self._set_status(
+            {"sub": {"S": sub}, "sid": {"S": sid}},
+            Status.LOGGED_OUT,
+            condition=ACTIVE,
+            values={},
+        )
+
+    def active_sids(self, sub: str) -> list[str]:
+        """The ids of a user's active sessions, read consistently."""
+        sids: list[str] = []
+        start: dict[str, Any] = {}
+        while True:
+            with calling("dynamodb:Query session"):
+                page = self.client.query(
+                    TableName=self.table,
+                    ConsistentRead=True,
+                    KeyConditionExpression="#sub = :sub",
+                    FilterExpression=ACTIVE,
+                    ProjectionExpression="sid",
+                    ExpressionAttributeNames={"#sub": "sub", "#status": "status"},
+                    ExpressionAttributeValues={
+                        ":sub": {"S": sub},
+                        ":active": {"S": Status.ACTIVE},
+                    },
+                    **start,
+                )
+            sids += [item["sid"]["S"] for item in page["Items"]]
+            if "LastEvaluatedKey" not in page:
+                return sids
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+    def _move(
+        self, presented: Presented, *, expected: int, now: int, idle_seconds: int, mac_kid: str
+    ) -> tuple[bool, Session | None]:
+        """The one write. Return whether it happened, and the row as it is now."""
+        idle_expires_at = now + idle_seconds
+        try:
+            with calling("dynamodb:UpdateItem session"):
+                response = self.client.update_item(
+                    TableName=self.table,
+                    Key={"sub": {"S": presented.sub}, "sid": {"S": presented.sid}},
+                    ConditionExpression=ROTATE,
+                    UpdateExpression=MOVE,
+                    ExpressionAttributeNames={"#status": "status"},
+                    ExpressionAttributeValues={
+                        ":presented": {"N": str(expected)},
+                        ":active": {"S": Status.ACTIVE},
+                        ":jkt": {"S": presented.jkt},
+                        ":client_id": {"S": presented.client_id},
+                        ":secret_hash": {"B": presented.secret_hash},
+                        ":now": {"N": str(now)},
+                        ":max_generation": {"N": str(MAX_GENERATION)},
+                        ":successor": {"N": str(presented.generation + 1)},
+                        ":idle_expires_at": {"N": str(idle_expires_at)},
+                        ":expires_at": {"N": str(idle_expires_at + EXPIRY_MARGIN_SECONDS)},
+                        ":mac_kid": {"S": mac_kid},
+                        ":request_id": {"S": presented.request_id},
+                    },
+                    ReturnValues="ALL_NEW",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+        except ClientError as error:
+            if error_code(error) != "ConditionalCheckFailedException":
+                raise
+            item: Any = error.response.get("Item")
+            return False, from_item(item) if item else None
+        return True, from_item(response["Attributes"])
+
+    def _compromise(self, row: Session) -> bool:
+        """Return whether this call ended the session: of racing replays, one does."""
+        return self._set_status(
+            {"sub": {"S": row.sub}, "sid": {"S": row.sid}},
+            Status.COMPROMISED,
+            condition=f"{ACTIVE} AND generation = :seen",
+            values={":seen": {"N": str(row.generation)}},
+        )
+
+    def _set_status(
+        self,
+        key: Item,
+        status: Status,
+        *,
+        condition: str,
+        values: Item,
+    ) -> bool:
+        try:
+            with calling("dynamodb:UpdateItem session"):
+                self.client.update_item(
+                    TableName=self.table,
+                    Key=key,
+                    ConditionExpression=condition,
+                    UpdateExpression="SET #status = :status",
+                    ExpressionAttributeNames={"#status": "status"},
+                    ExpressionAttributeValues={
+                        ":active": {"S": Status.ACTIVE},
+                        ":status": {"S": status},
+                        **values,
+                    },
+                )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    def _count_retry(self, row: Session, now: int) -> bool:
+        """Spend one retry of a bearer client's day, if the row is still as it was."""
+        today = now // DAY
+        spent = row.retry_count if row.retry_day == today else 0
+        try:
+            with calling("dynamodb:UpdateItem session"):
+                self.client.update_item(
+                    TableName=self.table,
+                    Key={"sub": {"S": row.sub}, "sid": {"S": row.sid}},
+                    ConditionExpression=(
+                        f"{ACTIVE} AND generation = :seen"
+                        " AND retry_day = :seen_day AND retry_count = :seen_count"
+                    ),
+                    UpdateExpression="SET retry_day = :today, retry_count = :count",
+                    ExpressionAttributeNames={"#status": "status"},
+                    ExpressionAttributeValues={
+                        ":active": {"S": Status.ACTIVE},
+                        ":seen": {"N": str(row.generation)},
+                        ":seen_day": {"N": str(row.retry_day)},
+                        ":seen_count": {"N": str(row.retry_count)},
+                        ":today": {"N": str(today)},
+                        ":count": {"N": str(spent + 1)},
+                    },
+                )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+
+def to_item(session: Session) -> Item:
+    return {
+        "sub": {"S": session.sub},
+        "sid": {"S": session.sid},
+        "status": {"S": session.status},
+        "generation": {"N": str(session.generation)},
+        "secret_hash": {"B": session.secret_hash},
+        "mac_kid": {"S": session.mac_kid},
+        "client_id": {"S": session.client_id},
+        "jkt": {"S": session.jkt},
+        "scope": {"S": session.scope},
+        "roles": {"S": json.dumps(session.roles)},
+        "amr": {"S": json.dumps(session.amr)},
+        "device_name": {"S": session.device.name},
+        "platform": {"S": session.device.platform},
+        "app_version": {"S": session.device.app_version},
+        "encryption_x": {"S": session.encryption_key[0]},
+        "encryption_y": {"S": session.encryption_key[1]},
+        "created_at": {"N": str(session.created_at)},
+        "rotated_at": {"N": str(session.rotated_at)},
+        "idle_expires_at": {"N": str(session.idle_expires_at)},
+        "absolute_expires_at": {"N": str(session.absolute_expires_at)},
+        "expires_at": {"N": str(session.refresh_expires_at + EXPIRY_MARGIN_SECONDS)},
+        "last_request": {"S": session.last_request},
+        "retry_day": {"N": str(session.retry_day)},
+        "retry_count": {"N": str(session.retry_count)},
+    }
+
+
+def from_item(item: Mapping[str, Any]) -> Session:
+    return Session(
+        sub=item["sub"]["S"],
+        sid=item["sid"]["S"],
+        status=Status(item["status"]["S"]),
+        generation=int(item["generation"]["N"]),
+        secret_hash=item["secret_hash"]["B"],
+        mac_kid=item["mac_kid"]["S"],
+        client_id=item["client_id"]["S"],
+        jkt=item["jkt"]["S"],
+        scope=item["scope"]["S"],
+        roles=tuple(json.loads(item["roles"]["S"])),
+        amr=tuple(json.loads(item["amr"]["S"])),
+        device=Device(
+            name=item["device_name"]["S"],
+            platform=item["platform"]["S"],
+            app_version=item["app_version"]["S"],
+        ),
+        encryption_key=(item["encryption_x"]["S"], item["encryption_y"]["S"]),
+        created_at=int(item["created_at"]["N"]),
+        rotated_at=int(item["rotated_at"]["N"]),
+        idle_expires_at=int(item["idle_expires_at"]["N"]),
+        absolute_expires_at=int(item["absolute_expires_at"]["N"]),
+        last_request=item["last_request"]["S"],
+        retry_day=int(item["retry_day"]["N"]),
+        retry_count=int(item["retry_count"]["N"]),
+    )

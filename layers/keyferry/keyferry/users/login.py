@@ -1,0 +1,167 @@
+"""``POST /v1/login``: a password and a device in, a session out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+
+from keyferry import aws, clock
+from keyferry.config import TokenPolicy
+from keyferry.edge import authentication
+from keyferry.edge.request import JSON, Request
+from keyferry.edge.response import Response
+from keyferry.edge.telemetry import Metric, count, logger
+from keyferry.errors import RequestRefused
+from keyferry.jose.rfc7517_jwk import EcJwk
+from keyferry.keyring.unwrapped import UnwrappedKeyring
+from keyferry.sessions.grant import Grants
+from keyferry.sessions.model import Device
+from keyferry.sessions.store import SessionStore
+from keyferry.users.model import MAX_USERNAME_LENGTH, User, UserStatus, canonical_username
+from keyferry.users.passwords import (
+    MAX_PASSWORD_BYTES,
+    hash_password,
+    needs_rehash,
+    normalise,
+    verify_password,
+)
+from keyferry.users.store import PasswordCredential, UserStore
+
+PASSWORD: Final = "pwd"
+"""The authentication method, as RFC 8176 §2 names it."""
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class DeviceRequest(BaseModel):
+    model_config = _STRICT
+
+    name: ShortText
+    platform: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+    app_version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,64}$")]
+    encryption_key: dict[str, Any]
+
+
+class LoginRequest(BaseModel):
+    """The body of ``POST /v1/login``."""
+
+    model_config = _STRICT
+
+    username: Annotated[str, StringConstraints(min_length=1, max_length=MAX_USERNAME_LENGTH)]
+    password: Annotated[SecretStr, Field(min_length=1, max_length=MAX_PASSWORD_BYTES)]
+    device: DeviceRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    keyring: UnwrappedKeyring
+    users: UserStore
+    sessions: SessionStore
+    grants: Grants
+    policy: TokenPolicy
+    now: Callable[[], int]
+    random: Callable[[int], bytes]
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        dynamodb, kms = aws.dynamodb(), aws.kms()
+        keyring = UnwrappedKeyring.from_environ(dynamodb, kms, environ)
+        policy = TokenPolicy.from_environ(environ)
+        return cls(
+            keyring=keyring,
+            users=UserStore.from_environ(dynamodb, environ),
+            sessions=SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
+            grants=Grants(keyring, policy, clock.now, clock.random),
+            policy=policy,
+            now=clock.now,
+            random=clock.random,
+        )
+
+    def __call__(self, request: Request) -> Response:
+        body = _body(request)
+        encryption_key = _encryption_key(body.device.encryption_key)
+        client_id = authentication.client_id(request, self.keyring)
+        proof = authentication.device_key(
+            request, self.keyring, now=self.now(), required=self.policy.require_dpop
+        )
+        user = self._user(body.username, body.password.get_secret_value())
+        session, token = self.grants.begin(
+            user,
+            client_id=client_id,
+            jkt=proof.jkt if proof else "",
+            amr=(PASSWORD,),
+            device=Device(
+                name=body.device.name,
+                platform=body.device.platform,
+                app_version=body.device.app_version,
+            ),
+            encryption_key=(encryption_key.x, encryption_key.y),
+            request_id=request.request_id,
+        )
+        self.sessions.create(session)
+        logger.info("login", extra={"outcome": "succeeded", "sid": session.sid})
+        count(Metric.LOGIN_SUCCEEDED)
+        return self.grants.respond(session, token)
+
+    def _user(self, username: str, password: str) -> User:
+        """The user that the two open. One answer and one amount of work for every failure:
+        an unknown name, a wrong password and a disabled user can not be told apart."""
+        try:
+            octets = normalise(password)
+            canonical = canonical_username(username)
+        except ValueError:
+            raise RequestRefused("invalid_request", "user name or password: form") from None
+        credential = self.users.password_credential(canonical)
+        right = verify_password(octets, credential.phc if credential else None)
+        # Read for an unknown name as well, so that the calls do not tell.
+        user = self.users.user(credential.sub if credential else "-")
+        if credential is None or user is None or not right:
+            raise self._refused("unknown user or wrong password")
+        if user.status is not UserStatus.ACTIVE:
+            raise self._refused("disabled")
+        if needs_rehash(credential.phc):
+            self._rehash(credential, octets)
+        return user
+
+    def _refused(self, reason: str) -> RequestRefused:
+        count(Metric.LOGIN_FAILED)
+        return RequestRefused("invalid_grant", f"login: {reason}")
+
+    def _rehash(self, credential: PasswordCredential, password: bytes) -> None:
+        self.users.replace_hash(credential, hash_password(password, random=self.random))
+
+
+def _body(request: Request) -> LoginRequest:
+    fields = request.fields(JSON)
+    try:
+        return LoginRequest.model_validate(fields)
+    except ValidationError as error:
+        # Where it is wrong, never what it says there.
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise RequestRefused(
+            "invalid_request", "body is not a login request", description=_at(where)
+        ) from None
+
+
+def _at(where: str) -> str:
+    known = where if len(where) <= 64 and where.replace("_", "").replace(".", "").isalpha() else ""
+    return f"The request is malformed{f' at {known}' if known else ''}."
+
+
+def _encryption_key(members: dict[str, Any]) -> EcJwk:
+    try:
+        jwk = EcJwk.from_members(members, use="enc")
+        jwk.key()
+    except ValueError:
+        raise RequestRefused(
+            "invalid_request",
+            "encryption_key",
+            description="encryption_key must be a public P-256 JWK (RFC 7518 §6.2.1).",
+        ) from None
+    return jwk

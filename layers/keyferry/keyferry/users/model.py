@@ -1,0 +1,43 @@
+"""A user, and how a user name is compared."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+MAX_USERNAME_LENGTH: Final = 254
+"""Characters: the longest e-mail address (RFC 5321 §4.5.3.1.3)."""
+
+
+class UserStatus(StrEnum):
+    ACTIVE = "active"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """``sub`` never changes and says nothing; ``username`` is as it was first typed."""
+
+    sub: str
+    username: str
+    status: UserStatus
+    roles: tuple[str, ...]
+    created_at: int
+
+
+def canonical_username(username: str) -> str:
+    """The form under which a name is stored and looked up: NFKC, case folded, no outer space.
+
+    Raise `ValueError` for a name that is empty, too long, or has control characters in it.
+    """
+    folded = unicodedata.normalize("NFKC", username).casefold().strip()
+    # Folding can undo the normal form (Unicode 3.13, toNFKC_Casefold), so it is applied again.
+    canonical = unicodedata.normalize("NFKC", folded)
+    if not 0 < len(canonical) <= MAX_USERNAME_LENGTH:
+        raise ValueError("user name: length")
+    # Cc control, Cf format (invisible), Cs surrogate, Co private use, Cn unassigned
+    if any(unicodedata.category(character).startswith("C") for character in canonical):
+        raise ValueError("user name: control character")
+    return canonical

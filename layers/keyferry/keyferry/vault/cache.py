@@ -1,0 +1,47 @@
+"""Opened keys in memory, bounded in age, uses and number.
+
+The three bounds are those of the AWS Encryption SDK's caching materials manager: age says how long
+a withdrawn KMS right may go unnoticed, uses and number how much one function holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+MAX_AGE_SECONDS: Final = 300
+MAX_USES: Final = 10_000
+MAX_ENTRIES: Final = 1_000
+
+
+@dataclass(slots=True)
+class _Opened:
+    value: bytes
+    until: int
+    uses_left: int
+
+
+@dataclass(slots=True)
+class OpenedKeys:
+    """By name and version. A version never changes its value, so nothing here goes stale."""
+
+    now: Callable[[], int]
+    _opened: dict[tuple[str, int], _Opened] = field(default_factory=dict, repr=False)
+
+    def get(self, name: str, version: int) -> bytes | None:
+        opened = self._opened.get((name, version))
+        if opened is None:
+            return None
+        remaining = opened.until - self.now()
+        # More than the full age remains only when the clock was set back.
+        if not 0 < remaining <= MAX_AGE_SECONDS or opened.uses_left <= 0:
+            del self._opened[name, version]
+            return None
+        opened.uses_left -= 1
+        return opened.value
+
+    def put(self, name: str, version: int, value: bytes) -> None:
+        while len(self._opened) >= MAX_ENTRIES:
+            del self._opened[next(iter(self._opened))]  # the oldest: a dict keeps its order
+        self._opened[name, version] = _Opened(value, self.now() + MAX_AGE_SECONDS, MAX_USES)
