@@ -99,6 +99,7 @@ class Emulator:
             "MINISTACK_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
             "SERVICES": ",".join(SERVICES),
+            "AUTH": "true",  # the policies of the functions' roles are enforced
             "CLOUDTRAIL_RECORDING": "1",
             "CLOUDTRAIL_MAX_EVENTS": "200000",
             "TMPDIR": scratch,  # unpacked functions and layers; removed by the supervisor
@@ -112,7 +113,7 @@ class Emulator:
             with log.open("ab") as output:
                 supervisor = subprocess.Popen(
                     [sys.executable, str(Path(__file__).with_name("supervise.py")), scratch]
-                    + [str(python), "-m", "ministack"],
+                    + [str(python), str(Path(__file__).with_name("ministack_amended.py"))],
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
