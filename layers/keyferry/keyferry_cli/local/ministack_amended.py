@@ -1,8 +1,11 @@
 """Run ministack with what it lacks of API Gateway and IAM; executed by the emulator environment's own interpreter.
 
-Two amendments, each made by wrapping one function of the locked version; a version without that function is refused.
+Each amendment wraps one function of the locked version; a version without that function is refused at the start.
 
-- API Gateway passes the id of the caller's client key to the function. ministack checks the key but does not pass it on.
+- API Gateway passes the id of the caller's client key to the function. ministack checks the key but keeps it to itself.
+- The throttles of single methods in a usage plan: ministack's CloudFormation stores them under names that its gateway
+  does not read.
+- Gateway responses: ministack serves them, but does not take them from an OpenAPI body, which is where SAM puts them.
 - KMS offers the encryption context to IAM conditions (`kms:EncryptionContext:<key>`, `kms:EncryptionContextKeys`).
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
 """
@@ -16,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+GATEWAY = "ministack.services.apigateway_v1"
+
 
 def amend(module_name: str, function_name: str, amendment: Callable[..., Any]) -> None:
     module = importlib.import_module(module_name)
@@ -27,15 +32,44 @@ def amend(module_name: str, function_name: str, amendment: Callable[..., Any]) -
 
 def with_client_key_id(build_event: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-mapping-template-reference.html"""
-    gateway = importlib.import_module("ministack.services.apigateway_v1")
+    gateway = importlib.import_module(GATEWAY)
 
     def build(*arguments: Any, **options: Any) -> dict[str, Any]:
         event = build_event(*arguments, **options)
         sent = gateway._api_key_from_request(event["headers"])
         key = gateway._resolve_api_key(sent)
-        event["requestContext"]["identity"]["apiKey"] = sent or None
-        event["requestContext"]["identity"]["apiKeyId"] = key["id"] if key else None
+        event["requestContext"]["identity"] |= {"apiKey": sent or None, "apiKeyId": key["id"] if key else None}
         return event
+
+    return build
+
+
+def with_method_throttles(plan_body: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-apigateway-usageplan-apistage.html"""
+
+    def build(properties: dict[str, Any]) -> dict[str, Any]:
+        body = plan_body(properties)
+        for stage in body["apiStages"]:
+            stage["throttle"] = {
+                method: {"rateLimit": limits.get("RateLimit"), "burstLimit": limits.get("BurstLimit")}
+                for method, limits in stage["throttle"].items()
+            }
+        return body
+
+    return build
+
+
+def with_gateway_responses(import_api: Callable[..., str]) -> Callable[..., str]:
+    """https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-swagger-extensions-gateway-responses.html"""
+    gateway = importlib.import_module(GATEWAY)
+
+    def build(specification: dict[str, Any], *arguments: Any, **options: Any) -> str:
+        api = import_api(specification, *arguments, **options)
+        for kind, response in specification.get("x-amazon-apigateway-gateway-responses", {}).items():
+            status, _, body = gateway._put_gateway_response(api, kind, response)
+            if status >= 400:  # noqa: PLR2004
+                raise ValueError(f"gateway response {kind}: {body!r}")
+        return api
 
     return build
 
@@ -59,7 +93,9 @@ def with_encryption_context(condition_keys: Callable[..., dict[str, Any]]) -> Ca
 
 
 def main() -> None:
-    amend("ministack.services.apigateway_v1", "_build_lambda_event_v1", with_client_key_id)
+    amend(GATEWAY, "_build_lambda_event_v1", with_client_key_id)
+    amend(GATEWAY, "_import_rest_api", with_gateway_responses)
+    amend("ministack.services.cloudformation.provisioners", "_apigw_usage_plan_body", with_method_throttles)
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
     importlib.import_module("ministack.app").main()
 

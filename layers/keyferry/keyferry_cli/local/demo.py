@@ -1,0 +1,379 @@
+"""`make demo`: the whole system at work on this machine, told step by step.
+
+A stack is deployed to a local emulator of AWS. An operator creates a user and a key with the
+`keyferry` command. Then a phone, which is the reference client of docs/clients/python, goes through
+a day of its life over HTTP, with lost replies, thieves and throttling. Every step checks what it
+claims; the exit status is 0 only if all of it held.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import httpx
+from keyferry_client import (
+    Config,
+    KeyferryClient,
+    KeyferryError,
+    LoggedOut,
+    MemoryStorage,
+    PersistedState,
+    SoftwareDeviceKeys,
+)
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from keyferry_cli.local.command import keyferry
+from keyferry_cli.local.emulator import termination_as_exit
+from keyferry_cli.local.stack import LocalStack, LocalStackError
+
+_USERNAME = "ana"
+_KEY_NAME = "gemini"
+_FLOOD = 60  # login attempts; the usage plan of stage dev lets a burst of 20 through
+
+
+class DidNotHold(Exception):
+    """A step of the demonstration saw something else than it should have."""
+
+
+def require(claim: str, holds: bool) -> None:
+    # Not `assert`, which `python -O` removes.
+    if not holds:
+        raise DidNotHold(claim)
+
+
+def shortened(secret: str) -> str:
+    return f"{secret[:8]}…({len(secret)} characters)"
+
+
+@dataclass(slots=True)
+class Wire(httpx.BaseTransport):
+    """The phone's network: remembers what went over it, and can lose a reply on the way back."""
+
+    inner: httpx.BaseTransport = field(default_factory=httpx.HTTPTransport)
+    exchanges: list[tuple[httpx.Request, httpx.Response]] = field(default_factory=list)
+    lose_replies: int = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = self.inner.handle_request(request)
+        # The server has done its part by now; only then can its reply be lost.
+        response.read()
+        self.exchanges.append((request, response))
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise httpx.ReadTimeout("the reply was lost", request=request)
+        return response
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@dataclass(slots=True)
+class Phone:
+    """An app on a device: its keys, its secure storage, its network."""
+
+    config: Config
+    device: SoftwareDeviceKeys = field(default_factory=SoftwareDeviceKeys.generate)
+    storage: MemoryStorage = field(default_factory=MemoryStorage)
+    wire: Wire = field(default_factory=Wire)
+
+    def start(self) -> KeyferryClient:
+        """Start the app; what it held in memory only is gone."""
+        http = httpx.Client(transport=self.wire, timeout=self.config.timeout)
+        return KeyferryClient(
+            self.config, self.device, self.storage, http=http, sleep=lambda _: None
+        )
+
+    def stored(self) -> PersistedState:
+        state = self.storage.load()
+        if state is None:
+            raise DidNotHold("the phone has a session in its storage")
+        return state
+
+
+@dataclass(slots=True)
+class Step:
+    """One row of the summary."""
+
+    title: str
+    seen: str = ""
+    http: str = ""
+    dynamodb: Counter[str] = field(default_factory=Counter)
+    kms: Counter[str] = field(default_factory=Counter)
+
+
+class Demonstration:
+    """The steps, in order. Each leaves a row in `steps`."""
+
+    def __init__(self, stack: LocalStack, console: Console) -> None:
+        self._stack = stack
+        self._console = console
+        self.steps: list[Step] = []
+        self._password = secrets.token_urlsafe(18)
+        self._value = "AIza" + secrets.token_urlsafe(26)
+        self._wire = Wire()
+        self._phone = self._new_phone("ios")
+
+    def run(self) -> None:
+        for act in (
+            self._operator_prepares,
+            self._phone_logs_in,
+            self._key_is_delivered,
+            self._phone_refreshes,
+            self._same_again_warm,
+            self._reply_is_lost,
+            self._thief_without_device_key,
+            self._thief_with_cloned_device,
+            self._flood_is_throttled,
+        ):
+            act()
+
+    # ── scaffolding ────────────────────────────────────────────────────────────
+
+    def _new_phone(self, platform: str) -> Phone:
+        config = Config(
+            issuer=self._stack.api_url,
+            client_id=platform,
+            client_key=self._stack.client_keys[platform],
+            timeout=30,
+        )
+        return Phone(config, wire=self._wire)
+
+    @contextmanager
+    def _step(self, title: str) -> Iterator[Step]:
+        step = Step(title)
+        self._wire.exchanges.clear()
+        with self._console.status(f"{title} …"), self._stack.count_calls() as calls:
+            yield step
+        step.dynamodb, step.kms = calls.dynamodb, calls.kms
+        step.http = step.http or "\n".join(f"{path} {status}" for path, status in self._answers())
+        self.steps.append(step)
+        self._console.print(f"[green]✓[/] [bold]{escape(title)}[/]\n    {escape(step.seen)}")
+
+    def _answers(self) -> list[tuple[str, int]]:
+        """What the API was asked in this step, and how it answered; discovery is left out."""
+        return [
+            (request.url.path.partition("/v1/")[2], response.status_code)
+            for request, response in self._wire.exchanges
+            if "/v1/" in request.url.path
+        ]
+
+    def _logged_out(self, call: Callable[[], object], claim: str) -> None:
+        try:
+            call()
+        except LoggedOut:
+            return
+        raise DidNotHold(claim)
+
+    # ── steps ────────────────────────────────────────────────────────────
+
+    def _operator_prepares(self) -> None:
+        with self._step("The operator adds a user and a key") as step:
+            user = keyferry(
+                self._stack, "users", "add", _USERNAME, "--role", "analyst", secret=self._password
+            )
+            policy = ("--role", "analyst", "--platform", "*")
+            key = keyferry(self._stack, "keys", "put", _KEY_NAME, *policy, secret=self._value)
+            listed = keyferry(self._stack, "keys", "list")
+            require("the user exists", user["username"] == _USERNAME)
+            require("the key is listed", [row["name"] for row in listed["keys"]] == [_KEY_NAME])
+            require("no value is listed", self._value not in str(listed))
+            step.http = "IAM"
+            step.seen = (
+                f"keyferry users add {_USERNAME} --role analyst; keyferry keys put {_KEY_NAME}"
+                f" --role analyst --platform '*' → version {key['version']}"
+            )
+
+    def _phone_logs_in(self) -> None:
+        with self._step("The phone discovers the server and logs in") as step:
+            client = self._phone.start()
+            state = client.login(
+                _USERNAME, self._password, device_name="Ana's phone", app_version="1.0.0"
+            )
+            require("the tokens are bound to the device", state == self._phone.stored())
+            require("the refresh token has its prefix", state.refresh_token.startswith("kfr_"))
+            step.seen = (
+                f"access token (signature verified with the JWKS), refresh token"
+                f" {shortened(state.refresh_token)}"
+            )
+
+    def _key_is_delivered(self) -> None:
+        with self._step("The key arrives, encrypted to this phone") as step:
+            client = self._phone.start()
+            key = client.key(_KEY_NAME)
+            require("the value is the operator's", key.value == self._value)
+            body = self._delivered_body()
+            require("the value is not in the reply", self._value not in body)
+            step.seen = (
+                f"JWE {shortened(body)} decrypted, signature and sender verified:"
+                f" {_KEY_NAME} = {shortened(key.value)}"
+            )
+
+    def _delivered_body(self) -> str:
+        for request, response in self._wire.exchanges:
+            if "/v1/keys" in request.url.path and response.status_code == 200:
+                return response.text
+        raise DidNotHold("a key was delivered")
+
+    def _phone_refreshes(self) -> None:
+        with self._step("The phone refreshes") as step:
+            before = self._phone.stored()
+            after = self._phone.start().refresh()
+            require("the refresh token is another one", after.refresh_token != before.refresh_token)
+            require("the access token is another one", after.access_token != before.access_token)
+            require("the session is the same", after.session_id == before.session_id)
+            step.seen = f"{shortened(before.refresh_token)} → {shortened(after.refresh_token)}"
+
+    def _same_again_warm(self) -> None:
+        tablet = self._new_phone("ios")
+        client = tablet.start()
+        with self._step("Warm: login on a second device") as step:
+            client.login(_USERNAME, self._password, device_name="Tablet", app_version="1.0.0")
+            step.seen = "the functions are warm now; this is what a call costs from here on"
+        require("a warm login makes at most 4 DynamoDB calls", step.dynamodb.total() <= 4)
+        require("a warm login makes no KMS call", not step.kms)
+        with self._step("Warm: key delivery") as step:
+            require("the value arrives", client.key(_KEY_NAME).value == self._value)
+            step.seen = "session, user and policy are read again; the opened key was in memory"
+        require("a warm delivery makes no KMS call", not step.kms)
+        with self._step("Warm: refresh") as step:
+            client.refresh()
+            step.seen = "one conditional write decides everything"
+        require("a warm refresh is one write", step.dynamodb == {"UpdateItem": 1})
+        require("a warm refresh makes no KMS call", not step.kms)
+
+    def _reply_is_lost(self) -> None:
+        with self._step("A reply is lost; the phone retries with the same token") as step:
+            before = self._phone.stored()
+            client = self._phone.start()
+            self._wire.lose_replies = 1
+            after = client.refresh()
+            replies = [
+                (request.content, response.json()["refresh_token"])
+                for request, response in self._wire.exchanges
+                if request.url.path.endswith("/v1/token")
+            ]
+            require("the request was sent twice", len(replies) == 2)
+            require("with the same token", replies[0][0] == replies[1][0])
+            require("the successor is the same", replies[0][1] == replies[1][1])
+            require("the phone moved on", after.refresh_token == replies[0][1])
+            require("and was not logged out", after.session_id == before.session_id)
+            step.seen = f"both replies held {shortened(after.refresh_token)}; nobody is logged out"
+
+    def _thief_without_device_key(self) -> None:
+        with self._step("A thief has the refresh token, but not the device key") as step:
+            stolen = self._phone.stored()
+            thief = self._new_phone("ios")
+            thief.storage = MemoryStorage(stolen)
+            self._logged_out(thief.start().refresh, "the thief is refused")
+            require("with an error of the token endpoint", self._answers() == [("token", 400)])
+            after = self._phone.start().refresh()
+            require("the owner goes on", after.session_id == stolen.session_id)
+            step.seen = "the thief: invalid_grant; the owner refreshes as if nothing had been"
+
+    def _thief_with_cloned_device(self) -> None:
+        with self._step("A thief with a cloned device replays an old token") as step:
+            old = self._phone.stored()
+            owner = self._phone.start()
+            for _ in range(2):
+                owner.refresh()
+            self._wire.exchanges.clear()
+            clone = replace(self._phone, storage=MemoryStorage(old))
+            self._logged_out(clone.start().refresh, "the old token is refused")
+            self._logged_out(self._phone.start().keys, "no key is delivered any more")
+            require(
+                "replay, delivery and refresh are refused, in that order",
+                self._answers() == [("token", 400), ("keys", 401), ("token", 400)],
+            )
+            require("the app knows that it is logged out", self._phone.storage.load() is None)
+            step.seen = "reuse detected: the session is dead for both, and delivers no key"
+
+    def _flood_is_throttled(self) -> None:
+        with self._step(f"{_FLOOD} login attempts at once meet the usage plan") as step:
+            url = f"{self._stack.api_url}/v1/login"
+            headers = {"x-api-key": self._stack.client_keys["android"]}
+            with httpx.Client(timeout=30) as http, ThreadPoolExecutor(12) as pool:
+                replies = list(
+                    pool.map(lambda _: http.post(url, headers=headers, json={}), range(_FLOOD))
+                )
+            statuses = Counter(reply.status_code for reply in replies)
+            require("some attempts were throttled", statuses[429] > 0)
+            require("the others were answered", statuses[400] + statuses[429] == _FLOOD)
+            throttled = next(reply for reply in replies if reply.status_code == 429)
+            step.http = "\n".join(
+                f"{count} times {status}" for status, count in sorted(statuses.items())
+            )
+            step.seen = _throttling_seen(throttled)
+
+
+def _throttling_seen(reply: httpx.Response) -> str:
+    """What a throttled caller is told; the emulator leaves out the gateway responses of the
+    template.
+    """
+    retry_after = reply.headers.get("Retry-After")
+    try:
+        body = reply.json()
+    except ValueError:
+        body = reply.text
+    told = f"Retry-After {retry_after}" if retry_after else "no Retry-After from this emulator"
+    return f"429 with {told}: {body}; other platforms have plans of their own"
+
+
+def _cost(calls: Counter[str]) -> str:
+    return "\n".join(f"{count} {operation}" for operation, count in sorted(calls.items())) or "none"
+
+
+def summary(steps: list[Step]) -> Table:
+    """What happened, and what each step cost."""
+    table = Table("step", "HTTP", "DynamoDB", "KMS", title="What happened, and what it cost")
+    for step in steps:
+        cells = (step.title, step.http, _cost(step.dynamodb), _cost(step.kms))
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def main() -> int:
+    console = Console(highlight=False)
+    started = time.monotonic()
+    try:
+        with termination_as_exit(), _stack(console) as stack:
+            demonstration = Demonstration(stack, console)
+            demonstration.run()
+    except (LocalStackError, DidNotHold, KeyferryError, RuntimeError, httpx.HTTPError) as failure:
+        console.print(Text(f"✗ {type(failure).__name__}: {failure}", style="bold red"))
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped; nothing is left running.")
+        return 130
+    console.print(summary(demonstration.steps))
+    console.print(
+        f"Everything held, in {time.monotonic() - started:.0f} s; nothing is left running."
+    )
+    return 0
+
+
+@contextmanager
+def _stack(console: Console) -> Iterator[LocalStack]:
+    started = time.monotonic()
+    with console.status("starting …") as status:
+
+        def progress(message: str) -> None:
+            status.update(escape(message))
+            console.print(f"[dim]{time.monotonic() - started:5.1f} s  {escape(message)}[/]")
+
+        stack = LocalStack.start(progress=progress)
+    with stack:
+        yield stack
+
+
+if __name__ == "__main__":
+    sys.exit(main())
