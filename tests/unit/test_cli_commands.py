@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from botocore import exceptions as aws
+from typer.testing import CliRunner
+
 from keyferry_cli import secret_input
 from keyferry_cli.app import app
-from typer.testing import CliRunner
 
 SECRET = "AIza-very-secret"
 

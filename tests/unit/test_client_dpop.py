@@ -6,6 +6,7 @@ import httpx
 import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey
+
 from keyferry_client.device import SoftwareDeviceKeys
 from keyferry_client.dpop import NonceCache, access_token_hash, make_proof, target_uri
 from keyferry_client.jose import b64decode, json_object, thumbprint

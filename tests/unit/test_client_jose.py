@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwe, jws
 from joserfc.jwk import ECKey
+
 from keyferry_client.device import SoftwareDeviceKeys
 from keyferry_client.errors import TamperedDelivery
 from keyferry_client.jose import (

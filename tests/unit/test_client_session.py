@@ -15,6 +15,7 @@ import httpx
 import pytest
 from joserfc import jwe, jws
 from joserfc.jwk import ECKey
+
 from keyferry_client import (
     Config,
     KeyferryClient,

@@ -164,7 +164,7 @@ def _session(path: Path) -> dict[str, Any]:
 
 def _write_private(path: Path, text: str) -> None:
     # Created readable by its owner only; a chmod after the fact would leave a moment for others.
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
 
 

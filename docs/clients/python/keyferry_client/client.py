@@ -199,7 +199,8 @@ class KeyferryClient:
                 return _token_reply(exchange.response)
             except Retryable as error:
                 # Jitter, so that a million phones do not come back in the same second.
-                backoff = 0.5 * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+                jitter = random.uniform(0.5, 1.5)  # noqa: S311 - it protects no secret
+                backoff = 0.5 * 2 ** (attempt - 1) * jitter
                 wait = max(error.retry_after or 0.0, backoff)
                 if attempt == self._config.attempts or wait > self._config.longest_wait:
                     raise

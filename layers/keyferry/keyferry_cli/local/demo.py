@@ -18,6 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from keyferry_cli.local.command import keyferry
+from keyferry_cli.local.emulator import termination_as_exit
+from keyferry_cli.local.stack import LocalStack, LocalStackError
 from keyferry_client import (
     Config,
     KeyferryClient,
@@ -27,14 +35,6 @@ from keyferry_client import (
     PersistedState,
     SoftwareDeviceKeys,
 )
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
-from keyferry_cli.local.command import keyferry
-from keyferry_cli.local.emulator import termination_as_exit
-from keyferry_cli.local.stack import LocalStack, LocalStackError
 
 _USERNAME = "ana"
 _KEY_NAME = "gemini"
