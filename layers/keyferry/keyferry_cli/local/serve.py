@@ -1,0 +1,104 @@
+"""`make serve`: keep a local stack up, with lines to copy that talk to it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyferry_cli.local.command import keyferry
+from keyferry_cli.local.emulator import termination_as_exit
+from keyferry_cli.local.stack import LocalStack, LocalStackError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+USERNAME = "ana"
+
+
+def prepare(stack: LocalStack, folder: Path, *, username: str = USERNAME) -> None:
+    """A user, a key, and a folder from which the lines of `curl_lines` work."""
+    password = secrets.token_urlsafe(12)
+    keyferry(stack, "users", "add", username, "--role", "analyst", secret=password)
+    policy = ("--role", "analyst", "--platform", "*")
+    keyferry(stack, "keys", "put", "gemini", *policy, secret="AIza" + secrets.token_urlsafe(26))
+    (folder / "password.txt").write_text(password + "\n")
+    _script(folder / "phone", "keyferry_client", {})
+    _script(
+        folder / "keyferry",
+        "keyferry_cli",
+        {**stack.environment, "KEYFERRY_STACK": stack.stack_name},
+    )
+
+
+def curl_lines(stack: LocalStack, folder: Path, *, username: str = USERNAME) -> str:
+    """A login, a delivery and a refresh for a shell, each a line of its own.
+
+    `./phone` is `python -m keyferry_client`: it signs the DPoP proof, which curl can not, and hands
+    it over in curl's configuration format.
+    """
+    post = 'curl -sS -K - -H "x-api-key: $KEY"'
+    return f"""\
+cd {shlex.quote(str(folder))}
+URL={stack.api_url}
+KEY={stack.client_keys["ios"]}
+./phone login-body {username} < password.txt > login.json
+./phone proof POST $URL/v1/login | {post} -H 'content-type: application/json' -d @login.json -o session.json $URL/v1/login
+./phone proof GET $URL/v1/keys --session session.json | {post} -o keys.jwe $URL/v1/keys
+./phone open keys.jwe --session session.json --issuer $URL
+./phone proof POST $URL/v1/token --refresh session.json | {post} -f -o next.json $URL/v1/token && mv next.json session.json
+./keyferry keys list
+./keyferry sessions revoke {username}
+"""
+
+
+def _script(path: Path, module: str, environment: Mapping[str, str]) -> None:
+    wanted = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), **environment}
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in wanted.items())
+    path.write_text(f'#!/bin/sh\n{settings} exec {shlex.quote(sys.executable)} -m {module} "$@"\n')
+    path.chmod(0o700)
+
+
+def main() -> int:
+    try:
+        with (
+            termination_as_exit(),
+            LocalStack.start(progress=print) as stack,
+            # Readable by its owner only, and gone at the end.
+            tempfile.TemporaryDirectory(prefix="keyferry-") as name,
+        ):
+            folder = Path(name)
+            prepare(stack, folder)
+            print(_welcome(stack, folder), flush=True)
+            threading.Event().wait()
+    except (LocalStackError, RuntimeError) as failure:
+        print(f"serve: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; nothing is left running, and the stack's data is gone.")
+    return 0
+
+
+def _welcome(stack: LocalStack, folder: Path) -> str:
+    password = (folder / "password.txt").read_text().strip()
+    return f"""
+URL                  {stack.api_url}
+client key, ios      {stack.client_keys["ios"]}
+client key, android  {stack.client_keys["android"]}
+login                {USERNAME} / {password}
+AWS endpoint         {stack.endpoint_url}  (credentials test / test, region us-east-1)
+logs                 {stack.folder}
+
+Copy these into another terminal:
+
+{curl_lines(stack, folder)}
+Ctrl-C ends it."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
