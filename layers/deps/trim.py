@@ -20,7 +20,9 @@ INSTALLER_FILES = ("INSTALLER", "RECORD", "REQUESTED", "WHEEL", "direct_url.json
 
 def trim(packages: Path) -> None:
     trim_service_models(packages / "botocore" / "data")
-    shutil.rmtree(packages / "boto3" / "data", ignore_errors=True)  # models of boto3.resource, which nothing uses
+    shutil.rmtree(
+        packages / "boto3" / "data", ignore_errors=True
+    )  # models of boto3.resource, which nothing uses
     shutil.rmtree(packages / "boto3" / "examples", ignore_errors=True)
     shutil.rmtree(packages / "bin", ignore_errors=True)
     for pattern in ("tests", "__pycache__"):
@@ -44,9 +46,13 @@ def trim_service_models(data: Path) -> None:
             entry.unlink()
     missing = [name for name in (*SERVICES, *BASE_FILES) if not any(data.glob(f"{name}*"))]
     if missing:
-        raise SystemExit(f"botocore no longer has {', '.join(missing)} in {data}: adapt {Path(__file__).name}")
+        raise SystemExit(
+            f"botocore no longer has {', '.join(missing)} in {data}: adapt {Path(__file__).name}"
+        )
     trim_endpoints(data)
-    for service in SERVICES:  # read by paginators, waiters and the documentation, none of which a function uses
+    for service in (
+        SERVICES
+    ):  # read by paginators, waiters and the documentation, none of which a function uses
         for example in (data / service).rglob("examples-1.json*"):
             example.unlink()
 
@@ -55,9 +61,13 @@ def trim_endpoints(data: Path) -> None:
     """Keep every partition and region, but only the services that are called."""
     packed = data / "endpoints.json.gz"
     plain = data / "endpoints.json"
-    table = json.loads(gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes())
+    table = json.loads(
+        gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
+    )
     for partition in table["partitions"]:
-        partition["services"] = {name: partition["services"][name] for name in SERVICES if name in partition["services"]}
+        partition["services"] = {
+            name: partition["services"][name] for name in SERVICES if name in partition["services"]
+        }
     packed.unlink(missing_ok=True)
     plain.write_text(json.dumps(table, separators=(",", ":"), sort_keys=True), encoding="utf-8")
 

@@ -12,14 +12,11 @@ import re
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 _PAGE = 50
 _APPLICATION = re.compile(r"\bapp/keyferry-([a-z_]+)")
@@ -100,7 +97,8 @@ class AuditLog:
         body = json.dumps(
             {"MaxResults": size, **({} if before is None else {"EndTime": before})}
         ).encode()
-        request = botocore.awsrequest.AWSRequest("POST", self.endpoint_url + "/", data=body)
+        url = f"{self.endpoint_url}/"
+        request = botocore.awsrequest.AWSRequest("POST", url, data=body)
         request.headers["Content-Type"] = "application/x-amz-json-1.1"
         request.headers["X-Amz-Target"] = (
             "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.LookupEvents"
@@ -108,7 +106,7 @@ class AuditLog:
         credentials = botocore.credentials.Credentials(self.access_key_id, self.secret_access_key)
         botocore.auth.SigV4Auth(credentials, "cloudtrail", self.region).add_auth(request)
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        signed = urllib.request.Request(request.url, body, dict(request.headers.items()))
+        signed = urllib.request.Request(url, body, dict(request.headers.items()))
         with direct.open(signed, timeout=30) as answer:
             events: list[dict[str, Any]] = json.load(answer)["Events"]
             return events

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 ACCESS_KEY_ID = "test"
-SECRET_ACCESS_KEY = "test"  # noqa: S105 - what the emulator expects from its owner; it is no secret
+SECRET_ACCESS_KEY = "test"  # what the emulator expects from its owner
 SERVICES = (
     "apigateway",
     "cloudformation",
@@ -136,9 +136,11 @@ class Emulator:
         while time.monotonic() < deadline:
             if self._supervisor.poll() is not None:
                 return False
-            with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                with direct.open(f"{self.endpoint_url}/_ministack/health", timeout=2):
-                    return True
+            with (
+                suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+                direct.open(f"{self.endpoint_url}/_ministack/health", timeout=2),
+            ):
+                return True
             time.sleep(0.05)
         raise EmulatorError(
             f"the emulator did not answer within {_START_SECONDS:.0f} s:\n{_tail(self.log)}"

@@ -38,20 +38,28 @@ def with_client_key_id(build_event: Callable[..., dict[str, Any]]) -> Callable[.
         event = build_event(*arguments, **options)
         sent = gateway._api_key_from_request(event["headers"])
         key = gateway._resolve_api_key(sent)
-        event["requestContext"]["identity"] |= {"apiKey": sent or None, "apiKeyId": key["id"] if key else None}
+        event["requestContext"]["identity"] |= {
+            "apiKey": sent or None,
+            "apiKeyId": key["id"] if key else None,
+        }
         return event
 
     return build
 
 
-def with_method_throttles(plan_body: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def with_method_throttles(
+    plan_body: Callable[..., dict[str, Any]],
+) -> Callable[..., dict[str, Any]]:
     """https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-apigateway-usageplan-apistage.html"""
 
     def build(properties: dict[str, Any]) -> dict[str, Any]:
         body = plan_body(properties)
         for stage in body["apiStages"]:
             stage["throttle"] = {
-                method: {"rateLimit": limits.get("RateLimit"), "burstLimit": limits.get("BurstLimit")}
+                method: {
+                    "rateLimit": limits.get("RateLimit"),
+                    "burstLimit": limits.get("BurstLimit"),
+                }
                 for method, limits in stage["throttle"].items()
             }
         return body
@@ -65,16 +73,20 @@ def with_gateway_responses(import_api: Callable[..., str]) -> Callable[..., str]
 
     def build(specification: dict[str, Any], *arguments: Any, **options: Any) -> str:
         api = import_api(specification, *arguments, **options)
-        for kind, response in specification.get("x-amazon-apigateway-gateway-responses", {}).items():
+        for kind, response in specification.get(
+            "x-amazon-apigateway-gateway-responses", {}
+        ).items():
             status, _, body = gateway._put_gateway_response(api, kind, response)
-            if status >= 400:  # noqa: PLR2004
+            if status >= 400:
                 raise ValueError(f"gateway response {kind}: {body!r}")
         return api
 
     return build
 
 
-def with_encryption_context(condition_keys: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def with_encryption_context(
+    condition_keys: Callable[..., dict[str, Any]],
+) -> Callable[..., dict[str, Any]]:
     """https://docs.aws.amazon.com/kms/latest/developerguide/conditions-kms.html"""
 
     def keys(service: str, action: str, body: bytes, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +107,11 @@ def with_encryption_context(condition_keys: Callable[..., dict[str, Any]]) -> Ca
 def main() -> None:
     amend(GATEWAY, "_build_lambda_event_v1", with_client_key_id)
     amend(GATEWAY, "_import_rest_api", with_gateway_responses)
-    amend("ministack.services.cloudformation.provisioners", "_apigw_usage_plan_body", with_method_throttles)
+    amend(
+        "ministack.services.cloudformation.provisioners",
+        "_apigw_usage_plan_body",
+        with_method_throttles,
+    )
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
     importlib.import_module("ministack.app").main()
 

@@ -104,7 +104,14 @@ class Sam:
                 "--no-confirm-changeset",
                 "--no-fail-on-empty-changeset",
             ]
-            + ["--no-progressbar", "--region", REGION, "--parameter-overrides", *overrides],
+            + [
+                "--disable-rollback",
+                "--no-progressbar",
+                "--region",
+                REGION,
+                "--parameter-overrides",
+                *overrides,
+            ],
             cwd=template.parent,  # not where samconfig.toml is: those are the settings for AWS
             environment={"AWS_ENDPOINT_URL": endpoint, "SAM_CLI_POLL_DELAY": "0.2"},
         )

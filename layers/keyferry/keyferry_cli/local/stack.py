@@ -81,9 +81,9 @@ class LocalStack:
             template = sam.build()
             stack._deploy(sam, template, parameters or {})
         except SamFailedError as failure:
-            reasons = stack._failed_resources()
+            reason = stack._failure()
             stack.stop()
-            raise LocalStackError(f"{reasons or failure}\nLogs: {folder}") from failure
+            raise LocalStackError(f"{reason or failure}\nLogs: {folder}") from failure
         except BaseException:
             stack.stop()
             raise
@@ -110,18 +110,27 @@ class LocalStack:
             key = gateway.get_api_key(apiKey=self.outputs[output], includeValue=True)
             self.client_keys[platform] = key["value"]
 
-    def _failed_resources(self) -> str:
-        """What CloudFormation says about a deployment that failed; empty when it failed earlier than that."""
+    def _failure(self) -> str:
+        """Why CloudFormation gave a deployment up; empty when `sam` failed before that."""
         client = self.boto3_client("cloudformation")
+        lines: list[str] = []
         try:
-            events = client.describe_stack_events(StackName=self.stack_name)["StackEvents"]
-        except client.exceptions.ClientError:
-            return ""
-        failed = [event for event in reversed(events) if event["ResourceStatus"].endswith("_FAILED")]
-        return "\n".join(
-            f"sam deploy: {event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', '')}"
-            for event in failed
-        )
+            pages = client.get_paginator("describe_stack_events").paginate(
+                StackName=self.stack_name
+            )
+            for event in (event for page in pages for event in page["StackEvents"]):
+                if event["ResourceStatus"].endswith("_FAILED"):
+                    reason = event.get("ResourceStatusReason", "no reason given")
+                    name, kind = event["LogicalResourceId"], event["ResourceType"]
+                    lines.insert(0, f"sam deploy: {name} ({kind}): {reason}")
+            if any("Custom::" in line for line in lines):
+                lines += [
+                    "The log of rotate_keyring:",
+                    *self.logs("rotate_keyring").splitlines()[-30:],
+                ]
+        except client.exceptions.ClientError as error:
+            lines.append(str(error))
+        return "\n".join(lines)
 
     @property
     def endpoint_url(self) -> str:
@@ -146,7 +155,7 @@ class LocalStack:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
-    def boto3_client(self, service: str) -> Any:  # noqa: ANN401 - the type depends on the value of `service`
+    def boto3_client(self, service: str) -> Any:
         """A client of the emulator, with the rights of the account's owner."""
         session = boto3.Session(
             aws_access_key_id=ACCESS_KEY_ID,

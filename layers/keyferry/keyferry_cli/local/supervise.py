@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 GRACE_SECONDS = 3.0
 
@@ -50,10 +51,8 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 
 def signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # gone already
         os.killpg(child.pid, number)
-    except (ProcessLookupError, PermissionError):  # gone already
-        pass
 
 
 if __name__ == "__main__":

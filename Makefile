@@ -1,0 +1,57 @@
+# Needs make and Python >= 3.11. Everything else is fetched into .cache/ the first time, from hash-checked locks.
+
+PYTHON ?= python3
+# More for pytest, e.g. make test PYTEST='-k refresh -n 0'
+PYTEST ?= -n 2
+
+comma := ,
+export PYTHONPATH := $(CURDIR)/layers/keyferry:$(CURDIR)/docs/clients/python
+# A proxy that is set for downloads must not be asked for the emulator.
+export NO_PROXY := $(if $(NO_PROXY),$(NO_PROXY)$(comma),)127.0.0.1,localhost
+export no_proxy := $(NO_PROXY)
+export SAM_CLI_TELEMETRY := 0
+
+ENVIRONMENTS = $(PYTHON) layers/keyferry/keyferry_cli/local/environments.py
+COMPILE = "$$dev/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE)
+
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
+
+demo: python ## The whole story on this machine: deploy, log in, receive a key, refresh, replay, throttle
+	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m keyferry_cli.local.demo
+
+serve: python ## Keep a local stack up and print how to talk to it
+	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m keyferry_cli.local.serve
+
+test: python ## Every test
+	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m pytest $(PYTEST)
+
+lint: python ## Style, format and types
+	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy"
+
+format: python ## Let the formatter have its way
+	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check --fix . && "$$dev/bin/ruff" format .
+
+build: python ## What `sam deploy` uploads: functions and layers for Lambda (arm64, python3.13), in .aws-sam/
+	@sam=$$($(ENVIRONMENTS) sam) && KEYFERRY_PYTHON="$$sam/bin/python" exec "$$sam/bin/sam" build
+
+lock: python ## Resolve the dependencies anew; UPGRADE=--upgrade moves to the newest versions
+	@dev=$$($(ENVIRONMENTS) dev) && $(COMPILE) -o layers/deps/requirements.txt layers/deps/requirements.in && \
+	cd tests/env && for name in dev emulator sam; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
+
+environments: python ## Only make the environments
+	@$(ENVIRONMENTS) dev emulator sam >/dev/null
+
+clean: ## Remove environments, builds and caches
+	rm -rf .cache .aws-sam .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+
+.PHONY: help demo serve test lint format build lock environments clean python
