@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -10,6 +11,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from keyferry import __version__
 from keyferry.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -25,8 +27,9 @@ _CONFIG: Final = Config(
     read_timeout=2,
     retries={"mode": "standard", "total_max_attempts": 2},
     tcp_keepalive=True,
-    # botocore rebuilds its default user agent for every call.
-    user_agent="keyferry",
+    # botocore rebuilds its default user agent for every call. The application id, which that one
+    # would carry too, is how an audit log tells the functions apart.
+    user_agent=f"keyferry/{__version__} app/{os.environ.get('AWS_SDK_UA_APP_ID', 'keyferry')}",
 )
 
 _TRANSIENT: Final = frozenset(

@@ -21,7 +21,7 @@ HASH_BYTES: Final = 32
 
 _CURRENT: Final = f"$argon2id$v=19$m={MEMORY_KIB},t={ITERATIONS},p={LANES}$"
 
-_NOBODY: Final = _CURRENT + "YXJnb24yaWQgc2FsdCEh$" + "A" * 43
+_NOBODY: Final = _CURRENT + "YXJnb24yaWQgc2FsdCEhIQ$" + "A" * 43
 """A hash that no password has, at today's parameters: what an unknown user is checked against."""
 
 

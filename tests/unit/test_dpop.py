@@ -1,0 +1,199 @@
+"""DPoP proofs and nonces (RFC 9449)."""
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from keyferry.dpop import nonce
+from keyferry.dpop.proof import Proof, verify
+from keyferry.errors import RequestRefused
+from keyferry.jose import base64url
+from keyferry.jose.rfc7517_jwk import EcJwk
+
+NOW = 1_790_000_000
+URL = "https://api.example.com/prod/v1/token"
+KEY = ec.generate_private_key(ec.SECP256R1())
+JWK = EcJwk.from_key(KEY.public_key())
+NONCE_KEY = b"n" * 32
+
+
+def proof(
+    key: Any = KEY,
+    *,
+    algorithm: str = "ES256",
+    header: dict[str, Any] | None = None,
+    **claims: Any,
+) -> str:
+    payload = {"jti": "j", "htm": "POST", "htu": URL, "iat": NOW, **claims}
+    payload = {name: value for name, value in payload.items() if value is not ...}
+    headers = {"typ": "dpop+jwt", "jwk": JWK.members(), **(header or {})}
+    return jwt.encode(payload, key, algorithm=algorithm, headers=headers)
+
+
+def check(token: str, **overrides: Any) -> Proof:
+    arguments: dict[str, Any] = {
+        "method": "POST",
+        "url": URL,
+        "now": NOW,
+        "accepts_nonce": lambda presented: nonce.accepts(NONCE_KEY, presented, NOW),
+    }
+    return verify(token, **{**arguments, **overrides})
+
+
+def refusal(token: str, **overrides: Any) -> str:
+    with pytest.raises(RequestRefused) as refused:
+        check(token, **overrides)
+    return refused.value.code
+
+
+def test_good_proof() -> None:
+    assert check(proof()) == Proof(jkt=JWK.thumbprint(), jti="j")
+
+
+def test_eddsa_proof() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    raw = key.public_key().public_bytes(
+        serialization.Encoding.Raw, serialization.PublicFormat.Raw
+    )
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": base64url.encode(raw)}
+    assert check(proof(key, algorithm="EdDSA", header={"jwk": jwk})).jti == "j"
+
+
+@pytest.mark.parametrize(
+    "htu",
+    [
+        "HTTPS://API.example.com/prod/v1/token",
+        "https://api.example.com:443/prod/v1/token",
+        URL + "?a=b",
+        URL + "#f",
+    ],
+)
+def test_equal_targets(htu: str) -> None:
+    assert check(proof(htu=htu))
+
+
+@pytest.mark.parametrize(
+    "htu",
+    [
+        "https://api.example.com/v1/token",
+        "https://api.example.com/prod/v1/token/",
+        "https://api.example.com/prod/V1/token",
+        "http://api.example.com/prod/v1/token",
+        "https://api.example.com:444/prod/v1/token",
+        "https://evil.example/prod/v1/token",
+        "https://api.example.com@evil.example/prod/v1/token",
+        "https://u@api.example.com/prod/v1/token",
+        "https://[::1/prod/v1/token",
+        "https://api.example.com:x/prod/v1/token",
+        "/prod/v1/token",
+        "",
+    ],
+)
+def test_other_targets(htu: str) -> None:
+    assert refusal(proof(htu=htu)) == "invalid_dpop_proof"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "x",
+        "a.b.c",
+        "a" * 5000,
+        proof(header={"typ": "JWT"}),
+        proof(header={"typ": "at+jwt"}),
+        proof(header={"jwk": None}),
+        proof(header={"jwk": "x"}),
+        proof(header={"jwk": {**JWK.members(), "d": base64url.encode(b"d" * 32)}}),
+        proof(header={"jwk": {"kty": "oct", "k": "AAAA"}}),
+        proof(header={"jwk": {**JWK.members(), "use": "enc"}}),
+        proof(header={"jwk": {**JWK.members(), "x": base64url.encode(b"\0" * 32)}}),
+        proof(header={"crit": ["exp"]}),
+        proof(ec.generate_private_key(ec.SECP256R1())),
+        proof("k" * 32, algorithm="HS256"),
+        proof(None, algorithm="none"),
+        proof(rsa.generate_private_key(65537, 2048), algorithm="RS256"),
+        proof(jti=...),
+        proof(jti=""),
+        proof(jti="j" * 257),
+        proof(jti=7),
+        proof(htm="GET"),
+        proof(htm="post"),
+        proof(htm=...),
+        proof(htu=...),
+        proof(iat=...),
+        proof(iat="now"),
+        proof(iat=True),
+        proof(nonce=7),
+    ],
+)
+def test_refused(token: str) -> None:
+    assert refusal(token) == "invalid_dpop_proof"
+
+
+def test_public_key_as_hmac_secret() -> None:
+    pem = KEY.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    members = {"alg": "HS256", "typ": "dpop+jwt", "jwk": JWK.members()}
+    header = base64url.encode(json.dumps(members).encode())
+    signing_input = f"{header}.{proof().split('.')[1]}"
+    mac = base64url.encode(hmac.digest(pem, signing_input.encode(), hashlib.sha256))
+    assert refusal(f"{signing_input}.{mac}") == "invalid_dpop_proof"
+
+
+class TestTime:
+    @pytest.mark.parametrize("iat", [NOW - 60, NOW, NOW + 60])
+    def test_near(self, iat: int) -> None:
+        assert check(proof(iat=iat))
+
+    @pytest.mark.parametrize("iat", [NOW - 61, NOW + 61, 0, 1e300, float("inf")])
+    def test_far_without_a_nonce_asks_for_one(self, iat: float) -> None:
+        if iat == float("inf"):
+            token = proof(iat=0).split(".")
+            payload = base64.urlsafe_b64encode(
+                b'{"jti":"j","htm":"POST","htu":"%s","iat":1e999}' % URL.encode()
+            ).rstrip(b"=")
+            assert refusal(f"{token[0]}.{payload.decode()}.{token[2]}") == "invalid_dpop_proof"
+        else:
+            assert refusal(proof(iat=iat)) == "use_dpop_nonce"
+
+    @pytest.mark.parametrize("days", [-3, 3, -3650])
+    def test_a_good_nonce_needs_no_good_clock(self, days: int) -> None:
+        assert check(proof(iat=NOW + days * 86_400, nonce=nonce.issue(NONCE_KEY, NOW)))
+
+    def test_a_bad_nonce_is_not_mended_by_a_good_clock(self) -> None:
+        assert refusal(proof(nonce="x")) == "use_dpop_nonce"
+        assert refusal(proof(nonce="\ud800")) == "use_dpop_nonce"
+
+
+class TestAccessTokenHash:
+    ath = base64url.encode(hashlib.sha256(b"token").digest())
+
+    def test_good(self) -> None:
+        assert check(proof(ath=self.ath), access_token="token")
+
+    @pytest.mark.parametrize("ath", [..., "", "x", 7, "\ud800", ath + "="])
+    def test_bad(self, ath: object) -> None:
+        assert refusal(proof(ath=ath), access_token="token") == "invalid_dpop_proof"
+
+
+class TestNonce:
+    def test_current_and_previous_step(self) -> None:
+        issued = nonce.issue(NONCE_KEY, NOW)
+        step_end = (NOW // nonce.STEP_SECONDS + 1) * nonce.STEP_SECONDS
+        assert nonce.accepts(NONCE_KEY, issued, NOW)
+        assert nonce.accepts(NONCE_KEY, issued, step_end)
+        assert nonce.accepts(NONCE_KEY, issued, step_end + nonce.STEP_SECONDS - 1)
+        assert not nonce.accepts(NONCE_KEY, issued, step_end + nonce.STEP_SECONDS)
+        assert not nonce.accepts(NONCE_KEY, issued, NOW - nonce.STEP_SECONDS)
+
+    def test_of_another_key(self) -> None:
+        assert not nonce.accepts(b"m" * 32, nonce.issue(NONCE_KEY, NOW), NOW)
