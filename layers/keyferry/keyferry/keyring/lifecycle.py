@@ -161,12 +161,12 @@ def maintain(
             revision=seen.revision + 1 if seen else 1,
             issuer=issuer or (seen.issuer if seen else ""),
             clients=clients if clients is not None else (seen.clients if seen else {}),
-            keys=plan.keep,
+            keys=_ordered(plan.keep),
         )
         if seen and not plan.missing and replace(wanted, revision=seen.revision) == seen:
             return Maintenance(revision=seen.revision, written=False)
         made = tuple(maker.make(purpose, standing, now) for purpose, standing in plan.missing)
-        wanted = replace(wanted, keys=plan.keep + made)
+        wanted = replace(wanted, keys=_ordered(plan.keep + made))
         if store.write(wanted, seen=seen.revision if seen else None):
             before = {key.kid for key in seen.keys} if seen else set()
             return Maintenance(
@@ -176,3 +176,8 @@ def maintain(
                 dropped=tuple(sorted(before - {key.kid for key in wanted.keys})),
             )
     raise Unavailable("keyring: other writers kept winning")
+
+
+def _ordered(keys: tuple[WrappedKey, ...]) -> tuple[WrappedKey, ...]:
+    """One order for one set of keys, so that a keyring that has not changed compares equal."""
+    return tuple(sorted(keys, key=lambda key: (key.purpose, key.standing, key.since, key.kid)))

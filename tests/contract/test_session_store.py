@@ -1,0 +1,276 @@
+"""The conditional write of `SessionStore.rotate` on DynamoDB semantics."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from keyferry.config import DAY
+from keyferry.errors import Unavailable
+from keyferry.jose import base64url
+from keyferry.sessions.model import Session, Status
+from keyferry.sessions.rotation import BEARER_RETRIES_PER_DAY, GRANTED, Outcome, Presented, decide
+from keyferry.sessions.store import EXPIRY_MARGIN_SECONDS, Rotation, SessionStore, from_item, to_item
+from tests.contract.conftest import Cloud, make_cloud, random
+from tests.unit.test_rotation import NOW, PRESENTED, ROW
+
+if TYPE_CHECKING:
+    from keyferry_cli.local.emulator import Emulator
+
+IDLE = 7 * DAY
+
+
+def fresh(**changes: Any) -> Session:
+    identity = base64url.encode(random(16))
+    return replace(ROW, sub=identity, sid=identity, **changes)
+
+
+def present(row: Session, **changes: Any) -> Presented:
+    base = replace(PRESENTED, sub=row.sub, sid=row.sid, jkt=row.jkt, generation=row.generation)
+    return replace(base, **changes)
+
+
+def rotate(store: SessionStore, presented: Presented, now: int = NOW) -> Rotation:
+    return store.rotate(presented, now=now, idle_seconds=IDLE, mac_kid="new kid")
+
+
+def read(cloud: Cloud, row: Session) -> Session:
+    item = cloud.dynamodb.get_item(
+        TableName=cloud.tables["SessionsTable"],
+        Key={"sub": {"S": row.sub}, "sid": {"S": row.sid}},
+        ConsistentRead=True,
+    )["Item"]
+    return from_item(item)
+
+
+def put(cloud: Cloud, row: Session) -> None:
+    cloud.dynamodb.put_item(TableName=cloud.tables["SessionsTable"], Item=to_item(row))
+
+
+def test_round_trip(cloud: Cloud) -> None:
+    row = fresh()
+    cloud.sessions.create(row)
+    assert read(cloud, row) == row
+
+
+def test_a_session_id_is_used_once(cloud: Cloud) -> None:
+    row = fresh()
+    cloud.sessions.create(row)
+    with pytest.raises(ClientError, match="ConditionalCheckFailed"):
+        cloud.sessions.create(replace(row, generation=0))
+    assert read(cloud, row) == row
+
+
+def test_rotation_moves_the_row_on_and_nothing_else(cloud: Cloud) -> None:
+    row = fresh()
+    cloud.sessions.create(row)
+    rotation = rotate(cloud.sessions, present(row))
+    assert rotation.outcome is Outcome.ROTATED
+    assert rotation.session == read(cloud, row)
+    assert rotation.session == replace(
+        row,
+        generation=row.generation + 1,
+        rotated_at=NOW,
+        idle_expires_at=NOW + IDLE,
+        mac_kid="new kid",
+        last_request="this",
+    )
+    item = cloud.dynamodb.get_item(
+        TableName=cloud.tables["SessionsTable"], Key={"sub": {"S": row.sub}, "sid": {"S": row.sid}}
+    )["Item"]
+    assert int(item["expires_at"]["N"]) == NOW + IDLE + EXPIRY_MARGIN_SECONDS
+
+
+@pytest.fixture(scope="module")
+def shared(emulator: Emulator) -> Cloud:
+    """One set of tables for many examples."""
+    return make_cloud(emulator.endpoint_url)
+
+
+class TestConditionAndDecisionAgree:
+    """DynamoDB takes the write exactly where `decide` says ROTATED."""
+
+    @settings(
+        max_examples=250,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(
+        row_jkt=st.sampled_from(["key", ""]),
+        jkt=st.sampled_from(["key", "thief", ""]),
+        client=st.sampled_from(["ios", "ios", "android"]),
+        secret=st.sampled_from([b"h" * 32, b"h" * 32, b"x" * 32]),
+        status=st.sampled_from([*Status, Status.ACTIVE, Status.ACTIVE]),
+        idle=st.integers(-1, 2),
+        absolute=st.integers(-1, 2),
+        step=st.integers(-3, 3),
+        mine=st.booleans(),
+        rotated=st.integers(0, 90),
+        spent=st.integers(0, BEARER_RETRIES_PER_DAY + 1),
+    )
+    def test_everywhere(
+        self,
+        shared: Cloud,
+        *,
+        row_jkt: str,
+        jkt: str,
+        client: str,
+        secret: bytes,
+        status: Status,
+        idle: int,
+        absolute: int,
+        step: int,
+        mine: bool,
+        rotated: int,
+        spent: int,
+    ) -> None:
+        row = fresh(
+            jkt=row_jkt,
+            status=status,
+            idle_expires_at=NOW + idle,
+            absolute_expires_at=NOW + absolute,
+            last_request="this" if mine else "earlier",
+            rotated_at=NOW - rotated,
+            retry_day=NOW // DAY,
+            retry_count=spent,
+        )
+        put(shared, row)
+        presented = present(
+            row,
+            jkt=jkt,
+            client_id=client,
+            secret_hash=secret,
+            generation=row.generation + step,
+        )
+        expected = decide(row, presented, NOW)
+        rotation = rotate(shared.sessions, presented)
+        assert rotation.outcome is expected
+        after = read(shared, row)
+        if expected in (Outcome.ROTATED, Outcome.HEALED):
+            assert after.generation == presented.generation + 1
+            assert after.status is Status.ACTIVE
+        elif expected is Outcome.REUSED:
+            assert after == replace(row, status=Status.COMPROMISED)
+        elif expected is Outcome.RETRIED_BEARER:
+            assert after == replace(row, retry_count=spent + 1)
+        else:
+            assert after == row, "refused means unchanged"
+        if expected not in GRANTED:
+            assert after.generation == row.generation
+
+
+def test_unknown_session(cloud: Cloud) -> None:
+    rotation = rotate(cloud.sessions, present(fresh()))
+    assert (rotation.outcome, rotation.session) == (Outcome.UNKNOWN, None)
+    assert not cloud.dynamodb.scan(TableName=cloud.tables["SessionsTable"])["Items"]
+
+
+def test_lost_reply_then_on(cloud: Cloud) -> None:
+    row = fresh()
+    cloud.sessions.create(row)
+    outcomes = [
+        rotate(cloud.sessions, present(row, generation=generation, request_id=request)).outcome
+        for generation, request in [(7, "a"), (7, "b"), (7, "c"), (8, "d"), (7, "e")]
+    ]
+    assert outcomes == [
+        Outcome.ROTATED,
+        Outcome.RETRIED,
+        Outcome.RETRIED,
+        Outcome.ROTATED,  # the successor was used,
+        Outcome.REUSED,  # so its parent is now an ancestor
+    ]
+    assert rotate(cloud.sessions, present(row, generation=9)).outcome is Outcome.COMPROMISED
+
+
+def test_a_dead_session_stays_dead(cloud: Cloud) -> None:
+    row = fresh()
+    cloud.sessions.create(row)
+    assert cloud.sessions.end(row.sub, row.sid)
+    assert not cloud.sessions.end(row.sub, row.sid)
+    for generation in range(5, 10):
+        outcome = rotate(cloud.sessions, present(row, generation=generation)).outcome
+        assert outcome is Outcome.LOGGED_OUT
+    assert read(cloud, row).status is Status.LOGGED_OUT, "no theft event for a logged-out token"
+
+
+def test_ending_does_not_make_rows(cloud: Cloud) -> None:
+    assert not cloud.sessions.end("nobody", "nothing")
+    assert not cloud.dynamodb.scan(TableName=cloud.tables["SessionsTable"])["Items"]
+
+
+def test_restored_table_heals_once_and_goes_on(cloud: Cloud) -> None:
+    row = fresh(generation=3)
+    cloud.sessions.create(row)
+    healed = rotate(cloud.sessions, present(row, generation=40))
+    assert healed.outcome is Outcome.HEALED
+    assert read(cloud, row).generation == 41
+    assert rotate(cloud.sessions, present(row, generation=41)).outcome is Outcome.ROTATED
+    assert rotate(cloud.sessions, present(row, generation=41, request_id="z")).outcome is (
+        Outcome.RETRIED
+    )
+    assert rotate(cloud.sessions, present(row, generation=5)).outcome is Outcome.REUSED
+
+
+def test_active_sids(cloud: Cloud) -> None:
+    rows = [replace(fresh(), sub="someone") for _ in range(4)]
+    for row in rows:
+        cloud.sessions.create(row)
+    cloud.sessions.end("someone", rows[0].sid)
+    assert sorted(cloud.sessions.active_sids("someone")) == sorted(row.sid for row in rows[1:])
+    assert cloud.sessions.active_sids("nobody") == []
+
+
+class TestRaces:
+    def race(self, cloud: Cloud, presented: list[Presented]) -> list[Outcome]:
+        with ThreadPoolExecutor(len(presented)) as pool:
+            return list(pool.map(lambda each: rotate(cloud.sessions, each).outcome, presented))
+
+    def test_one_step_for_many_refreshes(self, cloud: Cloud) -> None:
+        for _ in range(5):
+            row = fresh()
+            cloud.sessions.create(row)
+            outcomes = self.race(cloud, [present(row, request_id=str(n)) for n in range(16)])
+            assert sorted(outcomes) == [Outcome.RETRIED] * 15 + [Outcome.ROTATED]
+            assert read(cloud, row).generation == row.generation + 1
+
+    def test_racing_replays_are_one_theft(self, cloud: Cloud) -> None:
+        row = fresh()
+        cloud.sessions.create(row)
+        outcomes = self.race(
+            cloud, [present(row, generation=2, request_id=str(n)) for n in range(8)]
+        )
+        assert sorted(outcomes) == [Outcome.COMPROMISED] * 7 + [Outcome.REUSED]
+
+    def test_bearer_budget_holds_under_concurrency(self, cloud: Cloud) -> None:
+        row = fresh(jkt="", rotated_at=NOW, idle_expires_at=NOW + IDLE)
+        cloud.sessions.create(row)
+        presented = [present(row, generation=6, request_id=str(n)) for n in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            futures = [pool.submit(rotate, cloud.sessions, each) for each in presented]
+        granted = 0
+        for future in futures:
+            try:
+                granted += future.result().outcome is Outcome.RETRIED_BEARER
+            except Unavailable:
+                continue  # the row kept changing: told to come back, nothing spent
+        after = read(cloud, row)
+        assert granted <= BEARER_RETRIES_PER_DAY
+        assert after.retry_count == granted or after.status is Status.COMPROMISED
+
+    def test_a_heal_and_a_rotation_at_once_leave_one_lineage(self, cloud: Cloud) -> None:
+        row = fresh()
+        cloud.sessions.create(row)
+        presented = [
+            present(row, generation=generation, request_id=f"{generation}.{n}")
+            for generation in (7, 30)
+            for n in range(4)
+        ]
+        self.race(cloud, presented)
+        after = read(cloud, row)
+        assert after.generation == 31
