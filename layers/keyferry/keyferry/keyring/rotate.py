@@ -100,7 +100,7 @@ class RotateKeyring:
             issuer=issuer,
             clients=clients,
         )
-        logger.info("keyring", extra=_report(done))
+        logger.info("keyring", extra={"keyring": _report(done)})
         if done.written:
             count(Metric.KEYRING_CHANGED)
         return done
