@@ -152,7 +152,7 @@ class Emulator:
             if self._supervisor.stdin is not None:
                 self._supervisor.stdin.close()
         try:
-            self._supervisor.wait(timeout=15)
+            self._supervisor.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._supervisor.kill()
             self._supervisor.wait()

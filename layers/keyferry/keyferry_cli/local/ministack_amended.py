@@ -1,4 +1,4 @@
-"""Run ministack with what it lacks of API Gateway and IAM; executed by the emulator environment's own interpreter.
+"""Run ministack with what it lacks of API Gateway, IAM and Lambda; executed by the emulator environment's own interpreter.
 
 Each amendment wraps one function of the locked version; a version without that function is refused at the start.
 
@@ -8,12 +8,19 @@ Each amendment wraps one function of the locked version; a version without that 
 - Gateway responses: ministack serves them, but does not take them from an OpenAPI body, which is where SAM puts them.
 - KMS offers the encryption context to IAM conditions (`kms:EncryptionContext:<key>`, `kms:EncryptionContextKeys`).
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
+- A layer is unpacked once and shared, as on Lambda. ministack unpacks every layer again for every worker, so that fifty
+  simultaneous requests to a cold function would write gigabytes and wait for a minute.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import tempfile
+import threading
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -104,6 +111,42 @@ def with_encryption_context(
     return keys
 
 
+def with_shared_layers(resolve_layer: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
+    """Answer with a layer that only points at the folder where the real one is unpacked.
+
+    A `.pth` file in a site directory is executed by Python before the handler is imported.
+    """
+    pointers: dict[str, bytes] = {}
+    lock = threading.Lock()
+
+    def resolve(reference: str | dict[str, Any]) -> bytes | None:
+        arn = reference if isinstance(reference, str) else reference["Arn"]
+        with lock:
+            if arn not in pointers:
+                layer = resolve_layer(reference)
+                if layer is None:
+                    return None
+                pointers[arn] = pointer_to(unpack(layer))
+            return pointers[arn]
+
+    return resolve
+
+
+def unpack(layer: bytes) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="layer-"))
+    with zipfile.ZipFile(io.BytesIO(layer)) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def pointer_to(folder: Path) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        line = f"import sys; sys.path.insert(0, {str(folder / 'python')!r})\n"
+        archive.writestr("python/lib/python3/site-packages/layer.pth", line)
+    return packed.getvalue()
+
+
 def main() -> None:
     amend(GATEWAY, "_build_lambda_event_v1", with_client_key_id)
     amend(GATEWAY, "_import_rest_api", with_gateway_responses)
@@ -113,6 +156,7 @@ def main() -> None:
         with_method_throttles,
     )
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
+    amend("ministack.services.lambda_svc", "_resolve_layer_zip", with_shared_layers)
     importlib.import_module("ministack.app").main()
 
 
