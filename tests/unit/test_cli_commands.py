@@ -105,6 +105,7 @@ def test_key_without_policy_is_stored_and_warned_about() -> None:
     result = run(fake, "keys", "put", "gemini", "--json", stdin=SECRET)
     assert result.exit_code == 0
     assert fake.events[0]["arguments"]["policy"] is None
+    assert fake.events[0]["arguments"]["cache_seconds"] is None
     assert json.loads(result.stdout)["version"] == 2
     assert "no device receives it" in result.stderr
 
@@ -119,12 +120,23 @@ def test_half_a_policy_is_wrong_usage(option: str) -> None:
 
 
 def test_keys_list_shows_who_may_have_what() -> None:
-    row = STORED | {"previous": None, "updated_at": "2026-11-22T08:00:00Z"}
+    row = STORED | {"previous": None, "updated_at": 1_795_334_400}
     fake = FakeAws({"keys": [row, row | {"name": "[red]maps", "policy": None, "previous": 1}]})
     result = run(fake, "keys", "list", COLUMNS="120")
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
-    assert lines[2] == ["gemini", "2", "-", "analyst", "ios", "300", "s", "2026-11-22T08:00:00Z"]
+    assert lines[2] == [
+        "gemini",
+        "2",
+        "-",
+        "analyst",
+        "ios",
+        "300",
+        "s",
+        "2026-11-22",
+        "08:00",
+        "UTC",
+    ]
     assert lines[3][:4] == ["[red]maps", "2", "1", "nobody"]
 
 
@@ -134,14 +146,14 @@ def test_keys_list_of_an_empty_vault() -> None:
 
 
 def test_keys_delete_asks_first() -> None:
-    fake = FakeAws({"name": "gemini", "deleted_versions": 2})
+    fake = FakeAws({"name": "gemini", "deleted_versions": [1, 2]})
     for answer in ("n\n", "", "\n"):
         refused = run(fake, "keys", "delete", "gemini", stdin=answer)
         assert refused.exit_code == 1
     assert fake.events == []
     confirmed = run(fake, "keys", "delete", "gemini", stdin="y\n")
     assert confirmed.exit_code == 0
-    assert confirmed.stdout.endswith("Deleted gemini (2 versions).\n")
+    assert confirmed.stdout.endswith("Deleted gemini, versions 1, 2.\n")
     assert run(fake, "keys", "delete", "gemini", "--yes").exit_code == 0
     assert fake.events == [{"command": "keys.delete", "arguments": {"name": "gemini"}}] * 2
 

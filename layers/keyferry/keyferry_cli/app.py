@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,8 +122,9 @@ def put_key(
         typer.Option(help="Platforms that may have it: ios, android, '*'; may be repeated."),
     ] = None,
     cache_seconds: Annotated[
-        int, typer.Option(min=0, help="How long a device may keep it in memory.")
-    ] = 300,
+        int | None,
+        typer.Option(min=0, help="How long a device may keep it; else as before, or 300."),
+    ] = None,
     value_file: Annotated[
         Path | None, typer.Option(help="File with the value; `-` is standard input.")
     ] = None,
@@ -131,7 +133,11 @@ def put_key(
     region: Region = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store a new version of a key. The value comes from a file, standard input, or a prompt."""
+    """Store a new version of a key. The value comes from a file, standard input, or a prompt.
+
+    Without --role and --platform the key keeps the policy that it has; a new one has none, and
+    without a policy no device receives it.
+    """
     if bool(role) != bool(platform):
         # Guessing the missing half would widen access; leaving it empty would close it silently.
         raise typer.BadParameter("give --role and --platform together, '*' for any")
@@ -176,7 +182,7 @@ def _key_table(rows: list[dict[str, Any]]) -> Table:
             row["previous"] if row["previous"] is not None else "-",
             *(access or ("nobody", "-")),
             f"{row['cache_seconds']} s",
-            row["updated_at"],
+            f"{datetime.fromtimestamp(row['updated_at'], UTC):%Y-%m-%d %H:%M} UTC",
         )
         # Text, because a name in brackets would else be read as markup.
         table.add_row(*(Text(str(cell)) for cell in cells))
@@ -199,9 +205,8 @@ def delete_key(
         typer.confirm(question, abort=True, err=True)
     with _operator(context, stack, profile, region) as operator:
         result = operator.run("keys.delete", name=name)
-        Output(as_json).result(
-            result, f"Deleted {result['name']} ({result['deleted_versions']} versions)."
-        )
+        versions = ", ".join(str(version) for version in result["deleted_versions"])
+        Output(as_json).result(result, f"Deleted {result['name']}, versions {versions}.")
 
 
 @sessions.command("revoke")

@@ -12,15 +12,17 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import httpx
+from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
+from rich.table import Column, Table
 from rich.text import Text
 
 from keyferry_cli.local.command import keyferry
@@ -38,6 +40,10 @@ from keyferry_client import (
 
 _USERNAME = "ana"
 _KEY_NAME = "gemini"
+_DOCUMENTS = {
+    "/.well-known/openid-configuration": "metadata",
+    "/.well-known/jwks.json": "JWKS",
+}
 _FLOOD = 60  # login attempts; the usage plan of stage dev lets a burst of 20 through
 
 
@@ -52,7 +58,7 @@ def require(claim: str, holds: bool) -> None:
 
 
 def shortened(secret: str) -> str:
-    return f"{secret[:8]}…({len(secret)} characters)"
+    return f"{secret[:4]}…{secret[-4:]}"
 
 
 @dataclass(slots=True)
@@ -61,15 +67,16 @@ class Wire(httpx.BaseTransport):
 
     inner: httpx.BaseTransport = field(default_factory=httpx.HTTPTransport)
     exchanges: list[tuple[httpx.Request, httpx.Response]] = field(default_factory=list)
-    lose_replies: int = 0
+    lose_reply_of: str | None = None
+    """Path whose next reply is lost."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         response = self.inner.handle_request(request)
         # The server has done its part by now; only then can its reply be lost.
         response.read()
         self.exchanges.append((request, response))
-        if self.lose_replies:
-            self.lose_replies -= 1
+        if self.lose_reply_of and request.url.path.endswith(self.lose_reply_of):
+            self.lose_reply_of = None
             raise httpx.ReadTimeout("the reply was lost", request=request)
         return response
 
@@ -122,6 +129,7 @@ class Demonstration:
         self._value = "AIza" + secrets.token_urlsafe(26)
         self._wire = Wire()
         self._phone = self._new_phone("ios")
+        self._tablet = self._new_phone("ios")
 
     def run(self) -> None:
         for act in (
@@ -155,16 +163,22 @@ class Demonstration:
         with self._console.status(f"{title} …"), self._stack.count_calls() as calls:
             yield step
         step.dynamodb, step.kms = calls.dynamodb, calls.kms
-        step.http = step.http or "\n".join(f"{path} {status}" for path, status in self._answers())
+        step.http = step.http or _lines(self._answers())
         self.steps.append(step)
-        self._console.print(f"[green]✓[/] [bold]{escape(title)}[/]\n    {escape(step.seen)}")
+        self._console.print(f"[green]✓[/] [bold]{escape(title)}[/]")
+        self._console.print(Padding(Text(step.seen), (0, 0, 0, 2)))
 
     def _answers(self) -> list[tuple[str, int]]:
         """What the API was asked in this step, and how it answered; discovery is left out."""
         return [
-            (request.url.path.partition("/v1/")[2], response.status_code)
+            answer for answer in self._all_answers() if not answer[0].startswith("/.well-known")
+        ]
+
+    def _all_answers(self) -> list[tuple[str, int]]:
+        below = len(httpx.URL(self._stack.api_url).path)
+        return [
+            (request.url.path[below:].removeprefix("/v1/"), response.status_code)
             for request, response in self._wire.exchanges
-            if "/v1/" in request.url.path
         ]
 
     def _logged_out(self, call: Callable[[], object], claim: str) -> None:
@@ -194,20 +208,23 @@ class Demonstration:
             )
 
     def _phone_logs_in(self) -> None:
-        with self._step("The phone discovers the server and logs in") as step:
+        with self._step("Discovery and login") as step:
             client = self._phone.start()
             state = client.login(
                 _USERNAME, self._password, device_name="Ana's phone", app_version="1.0.0"
             )
             require("the tokens are bound to the device", state == self._phone.stored())
             require("the refresh token has its prefix", state.refresh_token.startswith("kfr_"))
+            step.http = _lines(
+                (_DOCUMENTS.get(path, path), status) for path, status in self._all_answers()
+            )
             step.seen = (
-                f"access token (signature verified with the JWKS), refresh token"
-                f" {shortened(state.refresh_token)}"
+                f"refresh token {shortened(state.refresh_token)}, access token"
+                f" {shortened(state.access_token)} with a good signature, bound to the device key"
             )
 
     def _key_is_delivered(self) -> None:
-        with self._step("The key arrives, encrypted to this phone") as step:
+        with self._step("The key arrives encrypted and is opened") as step:
             client = self._phone.start()
             key = client.key(_KEY_NAME)
             require("the value is the operator's", key.value == self._value)
@@ -225,7 +242,7 @@ class Demonstration:
         raise DidNotHold("a key was delivered")
 
     def _phone_refreshes(self) -> None:
-        with self._step("The phone refreshes") as step:
+        with self._step("Refresh") as step:
             before = self._phone.stored()
             after = self._phone.start().refresh()
             require("the refresh token is another one", after.refresh_token != before.refresh_token)
@@ -234,28 +251,27 @@ class Demonstration:
             step.seen = f"{shortened(before.refresh_token)} → {shortened(after.refresh_token)}"
 
     def _same_again_warm(self) -> None:
-        tablet = self._new_phone("ios")
-        client = tablet.start()
-        with self._step("Warm: login on a second device") as step:
+        client = self._tablet.start()
+        with self._step("Login of a second device, warm") as step:
             client.login(_USERNAME, self._password, device_name="Tablet", app_version="1.0.0")
             step.seen = "the functions are warm now; this is what a call costs from here on"
         require("a warm login makes at most 4 DynamoDB calls", step.dynamodb.total() <= 4)
         require("a warm login makes no KMS call", not step.kms)
-        with self._step("Warm: key delivery") as step:
+        with self._step("Key delivery, warm") as step:
             require("the value arrives", client.key(_KEY_NAME).value == self._value)
             step.seen = "session, user and policy are read again; the opened key was in memory"
         require("a warm delivery makes no KMS call", not step.kms)
-        with self._step("Warm: refresh") as step:
+        with self._step("Refresh, warm") as step:
             client.refresh()
             step.seen = "one conditional write decides everything"
         require("a warm refresh is one write", step.dynamodb == {"UpdateItem": 1})
         require("a warm refresh makes no KMS call", not step.kms)
 
     def _reply_is_lost(self) -> None:
-        with self._step("A reply is lost; the phone retries with the same token") as step:
+        with self._step("A reply is lost and asked for again") as step:
             before = self._phone.stored()
             client = self._phone.start()
-            self._wire.lose_replies = 1
+            self._wire.lose_reply_of = "/v1/token"
             after = client.refresh()
             replies = [
                 (request.content, response.json()["refresh_token"])
@@ -267,10 +283,12 @@ class Demonstration:
             require("the successor is the same", replies[0][1] == replies[1][1])
             require("the phone moved on", after.refresh_token == replies[0][1])
             require("and was not logged out", after.session_id == before.session_id)
-            step.seen = f"both replies held {shortened(after.refresh_token)}; nobody is logged out"
+            step.seen = (
+                f"the same token sent twice, both replies hold {shortened(after.refresh_token)}"
+            )
 
     def _thief_without_device_key(self) -> None:
-        with self._step("A thief has the refresh token, but not the device key") as step:
+        with self._step("Stolen token, no device key") as step:
             stolen = self._phone.stored()
             thief = self._new_phone("ios")
             thief.storage = MemoryStorage(stolen)
@@ -278,10 +296,10 @@ class Demonstration:
             require("with an error of the token endpoint", self._answers() == [("token", 400)])
             after = self._phone.start().refresh()
             require("the owner goes on", after.session_id == stolen.session_id)
-            step.seen = "the thief: invalid_grant; the owner refreshes as if nothing had been"
+            step.seen = "invalid_grant for the thief; the owner refreshes as if nothing had been"
 
     def _thief_with_cloned_device(self) -> None:
-        with self._step("A thief with a cloned device replays an old token") as step:
+        with self._step("Stolen old token, cloned device") as step:
             old = self._phone.stored()
             owner = self._phone.start()
             for _ in range(2):
@@ -298,7 +316,7 @@ class Demonstration:
             step.seen = "reuse detected: the session is dead for both, and delivers no key"
 
     def _flood_is_throttled(self) -> None:
-        with self._step(f"{_FLOOD} login attempts at once meet the usage plan") as step:
+        with self._step(f"{_FLOOD} logins at once") as step:
             url = f"{self._stack.api_url}/v1/login"
             headers = {"x-api-key": self._stack.client_keys["android"]}
             with httpx.Client(timeout=30) as http, ThreadPoolExecutor(12) as pool:
@@ -309,23 +327,21 @@ class Demonstration:
             require("some attempts were throttled", statuses[429] > 0)
             require("the others were answered", statuses[400] + statuses[429] == _FLOOD)
             throttled = next(reply for reply in replies if reply.status_code == 429)
+            told = throttled.json()
+            require("with an error of ours", told["error"] == "temporarily_unavailable")
+            require("and a time to wait", int(throttled.headers["Retry-After"]) > 0)
+            self._tablet.start().refresh()
             step.http = "\n".join(
                 f"{count} times {status}" for status, count in sorted(statuses.items())
             )
-            step.seen = _throttling_seen(throttled)
+            step.seen = (
+                f"429 {told['error']}, Retry-After {throttled.headers['Retry-After']}, from the"
+                " usage plan of android; a phone of the ios plan goes on"
+            )
 
 
-def _throttling_seen(reply: httpx.Response) -> str:
-    """What a throttled caller is told; the emulator leaves out the gateway responses of the
-    template.
-    """
-    retry_after = reply.headers.get("Retry-After")
-    try:
-        body = reply.json()
-    except ValueError:
-        body = reply.text
-    told = f"Retry-After {retry_after}" if retry_after else "no Retry-After from this emulator"
-    return f"429 with {told}: {body}; other platforms have plans of their own"
+def _lines(answers: Iterable[tuple[str, int]]) -> str:
+    return "\n".join(f"{path} {status}" for path, status in answers)
 
 
 def _cost(calls: Counter[str]) -> str:
@@ -334,10 +350,19 @@ def _cost(calls: Counter[str]) -> str:
 
 def summary(steps: list[Step]) -> Table:
     """What happened, and what each step cost."""
-    table = Table("step", "HTTP", "DynamoDB", "KMS", title="What happened, and what it cost")
+    table = Table(
+        Column("step", min_width=20),
+        *(Column(name, no_wrap=True) for name in ("HTTP", "DynamoDB calls", "KMS calls")),
+        title="What happened, and what it cost",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption="A function's first call, and each container more that parallel calls start,"
+        " also reads and unwraps the keyring. Warm calls do not.",
+    )
     for step in steps:
         cells = (step.title, step.http, _cost(step.dynamodb), _cost(step.kms))
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(cell) for cell in cells), end_section=True)
     return table
 
 
@@ -349,7 +374,9 @@ def main() -> int:
             demonstration = Demonstration(stack, console)
             demonstration.run()
     except (LocalStackError, DidNotHold, KeyferryError, RuntimeError, httpx.HTTPError) as failure:
-        console.print(Text(f"✗ {type(failure).__name__}: {failure}", style="bold red"))
+        console.print(
+            Text(f"✗ {type(failure).__name__}: {failure}", style="bold red"), soft_wrap=True
+        )
         return 1
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running.")
@@ -368,7 +395,9 @@ def _stack(console: Console) -> Iterator[LocalStack]:
 
         def progress(message: str) -> None:
             status.update(escape(message))
-            console.print(f"[dim]{time.monotonic() - started:5.1f} s  {escape(message)}[/]")
+            console.print(
+                f"[dim]{time.monotonic() - started:5.1f} s  {escape(message)}[/]", soft_wrap=True
+            )
 
         stack = LocalStack.start(progress=progress)
     with stack:
