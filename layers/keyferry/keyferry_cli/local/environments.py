@@ -94,7 +94,7 @@ def _check_interpreter() -> None:
 def _make(name: str, root: Path, report: Callable[[str], None]) -> None:
     folder = environment_folder(name, root)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder.parent / f"{name}.lock"):
+    with exclusive(folder.parent / f"{name}.lock"):
         if _is_ready(folder):  # made by another process while this one waited
             return
         started = time.monotonic()
@@ -161,8 +161,8 @@ def _run(command: Sequence[str], failure: str) -> None:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Two runs of make at once make each environment once."""
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file; a second process that makes the same thing waits and then finds it made."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyferry_cli.local.emulator import REGION, clean_environment
-from keyferry_cli.local.environments import environment_program
+from keyferry_cli.local.environments import environment_program, exclusive
 from keyferry_cli.local.template import for_emulator
 
 if TYPE_CHECKING:
@@ -46,35 +48,40 @@ class Sam:
     def build(self) -> Path:
         """Build for this machine and return the template to deploy; a build of the same sources is used again."""
         builds = self.root / ".cache" / "build"
-        target = builds / self._source_digest()
-        template = target / "template-local.yaml"
-        if template.exists():
-            self.progress("sam build: sources unchanged, using the build at hand")
-            target.touch()  # so that it is the last one to be pruned
+        builds.mkdir(parents=True, exist_ok=True)
+        with exclusive(builds / "lock"):
+            target = builds / self._source_digest()
+            template = target / "template-local.yaml"
+            if template.exists():
+                self.progress("sam build: sources unchanged, using the build at hand")
+                target.touch()  # so that it is the last one to be pruned
+            else:
+                self._build(target)
+                self._prune(builds)
             return template
+
+    def _build(self, target: Path) -> None:
         self.progress("sam build: functions and layers")
-        unfinished = builds / f"{target.name}.unfinished"
+        unfinished = target.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        # The layers are built by makefiles for this machine's Python instead of Lambda's. SAM keys its cache by source
-        # folder alone, so the host's builds have a cache of their own for each Python.
+        # The makefiles build the layers for this machine's Python instead of Lambda's. SAM keys its cache by source
+        # folder alone, so these builds have a cache of their own for each Python.
         cache = self.root / ".cache" / "sam" / f"host-{platform.python_version()}"
         self._run(
             [
                 "build",
-                "--template-file",
-                str(self.root / "template.yaml"),
-                "--build-dir",
-                str(unfinished),
-            ]
-            + ["--cached", "--cache-dir", str(cache), "--parallel"],
+                f"--template-file={self.root / 'template.yaml'}",
+                f"--build-dir={unfinished}",
+                f"--cache-dir={cache}",
+                "--cached",
+                "--parallel",
+            ],
             cwd=self.root,
             environment={"KEYFERRY_LAYER_TARGET": "host", "KEYFERRY_PYTHON": sys.executable},
         )
         for_emulator(unfinished / "template.yaml")
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
-        self._prune(builds)
-        return template
 
     def deploy(
         self,
@@ -87,30 +94,20 @@ class Sam:
     ) -> None:
         """Create or update the stack and wait until it is complete."""
         self.progress("sam deploy: creating the stack in the emulator")
-        overrides = [f"{name}={value}" for name, value in parameters.items()]
         self._run(
             [
                 "deploy",
-                "--template-file",
-                str(template),
-                "--stack-name",
-                stack,
-                "--s3-bucket",
-                bucket,
-            ]
-            + [
-                "--capabilities",
-                "CAPABILITY_IAM",
+                f"--template-file={template}",
+                f"--stack-name={stack}",
+                f"--s3-bucket={bucket}",
+                f"--region={REGION}",
+                "--capabilities=CAPABILITY_IAM",
                 "--no-confirm-changeset",
                 "--no-fail-on-empty-changeset",
-            ]
-            + [
-                "--disable-rollback",
                 "--no-progressbar",
-                "--region",
-                REGION,
+                "--disable-rollback",  # a function's log would go with it, and with that the reason
                 "--parameter-overrides",
-                *overrides,
+                *(f"{name}={value}" for name, value in parameters.items()),
             ],
             cwd=template.parent,  # not where samconfig.toml is: those are the settings for AWS
             environment={"AWS_ENDPOINT_URL": endpoint, "SAM_CLI_POLL_DELAY": "0.2"},
@@ -119,21 +116,34 @@ class Sam:
     def _run(self, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
         command = [str(environment_program("sam", "sam", self.root)), *arguments]
         settings = {**clean_environment(), "SAM_CLI_TELEMETRY": "0", **environment}
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=settings,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        with self.log.open("a", encoding="utf-8") as log:
-            log.write(f"$ sam {' '.join(arguments)}\n{done.stdout}{done.stderr}\n")
-        if done.returncode:
-            tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
-            raise SamFailedError(f"sam {arguments[0]} failed (status {done.returncode}):\n{tail}")
+        output: list[str] = []
+        with (
+            self.log.open("a", encoding="utf-8") as log,
+            subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=settings,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,  # make and pip, which it starts, are ended with it
+            ) as sam,
+        ):
+            log.write(f"$ sam {' '.join(arguments)}\n")
+            try:
+                for line in sam.stdout or ():
+                    output.append(line)
+                    log.write(line)
+                    log.flush()
+                    if line.startswith("Building layer"):
+                        self.progress(f"sam build: {line.strip().removeprefix('Building ')}")
+            except BaseException:
+                os.killpg(sam.pid, signal.SIGKILL)
+                raise
+        if sam.returncode:
+            tail = "".join(output[-40:])
+            raise SamFailedError(f"sam {arguments[0]} failed (status {sam.returncode}):\n{tail}")
 
     def _source_digest(self) -> str:
         digest = hashlib.sha256(f"{platform.python_version()} {platform.platform()}".encode())
