@@ -1,0 +1,117 @@
+"""One deployed stack for all end-to-end tests, with a few users and keys of an operator's making."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.e2e.device import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from keyferry_cli.local.stack import LocalStack
+
+PASSWORD = "correct horse battery staple"
+"""Of every user in these tests; searched for in tables and logs afterwards."""
+
+SECRETS = {
+    "maps": "AIza-test-maps-8f1c2d9b7e",
+    "gemini": "test-gemini-51d0c4aa93",
+    "admin-only": "test-admin-77ab02fe10",
+    "android-only": "test-android-0c9d8e7f6a",
+    "no-policy": "test-nobody-3b2a1908f7",
+}
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    from keyferry_cli.local.stack import LocalStack
+
+    with LocalStack.start(progress=lambda _: None) as started:
+        yield started
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The operator function, invoked as the `keyferry` command invokes it."""
+
+    client: Any
+    function: str
+
+    def invoke(self, command: str, **arguments: Any) -> dict[str, Any]:
+        response = self.client.invoke(
+            FunctionName=self.function,
+            Payload=json.dumps({"command": command, "arguments": arguments}).encode(),
+        )
+        assert "FunctionError" not in response
+        answer: dict[str, Any] = json.loads(response["Payload"].read())
+        return answer
+
+    def do(self, command: str, **arguments: Any) -> dict[str, Any]:
+        answer = self.invoke(command, **arguments)
+        assert answer["ok"], answer
+        result: dict[str, Any] = answer["result"]
+        return result
+
+
+@pytest.fixture(scope="session")
+def operator(stack: LocalStack) -> Iterator[Operator]:
+    client = stack.boto3_client("lambda")
+    operator = Operator(client, stack.outputs["OperatorFunction"])
+    policies: dict[str, dict[str, list[str]] | None] = {
+        "maps": {"roles": ["user"], "platforms": ["*"]},
+        "gemini": {"roles": ["*"], "platforms": ["ios"]},
+        "admin-only": {"roles": ["admin"], "platforms": ["*"]},
+        "android-only": {"roles": ["*"], "platforms": ["android"]},
+        "no-policy": None,
+    }
+    for name, policy in policies.items():
+        operator.do("keys.put", name=name, value=SECRETS[name], policy=policy, cache_seconds=60)
+    yield operator
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def username(operator: Operator) -> str:
+    """A new user with the role ``user``."""
+    name = f"user-{uuid.uuid4().hex[:12]}"
+    operator.do("users.add", username=name, password=PASSWORD, roles=["user"])
+    return name
+
+
+@pytest.fixture
+def new_device(
+    stack: LocalStack, operator: Operator, http: httpx.Client
+) -> Callable[..., Device]:
+    def make(platform: str = "ios", **options: Any) -> Device:
+        return Device(http, stack.api_url, stack.client_keys[platform], **options)
+
+    return make
+
+
+@pytest.fixture
+def device(new_device: Callable[..., Device], username: str) -> Device:
+    """A phone that has just logged in."""
+    device = new_device()
+    response = device.login(username, PASSWORD)
+    assert response.status_code == 200, response.text
+    return device
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests that use the stack run in one worker, which starts it once."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("stack"))
