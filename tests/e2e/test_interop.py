@@ -1,0 +1,116 @@
+"""A delivery opens with JOSE implementations that share no line with ours or each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jwcrypto.jwe import JWE
+from jwcrypto.jwk import JWK, JWKSet
+from jwcrypto.jwt import JWT
+
+from tests.conftest import ROOT
+from tests.e2e.conftest import SECRETS
+
+if TYPE_CHECKING:
+    from tests.e2e.device import Device
+
+NODE_PROJECT = ROOT / "tests" / "env" / "node"
+
+
+def needs(program: str) -> str:
+    """The path of a program; without it the test is skipped, but never in CI."""
+    path = shutil.which(program)
+    if path is None:
+        message = f"{program} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(f"{message}, and CI skips nothing")
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The locked npm packages, installed once for each state of the lock."""
+    needs("node")
+    npm = needs("npm")
+    lock = (NODE_PROJECT / "package-lock.json").read_bytes()
+    folder = ROOT / ".cache" / "env" / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
+    ready = folder / "ready"
+    if not ready.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(NODE_PROJECT, folder)
+        subprocess.run([npm, "ci", "--ignore-scripts"], cwd=folder, check=True, timeout=300)
+        ready.touch()
+    return folder
+
+
+def is_right(claims: dict[str, Any], device: Device) -> None:
+    assert {name: key["value"] for name, key in claims["keys"].items()} == {
+        name: SECRETS[name] for name in ("gemini", "maps")
+    }
+    assert claims["sid"] == device.tokens["session_id"]
+
+
+def jwks(device: Device) -> dict[str, Any]:
+    document: dict[str, Any] = device.http.get(f"{device.api_url}/.well-known/jwks.json").json()
+    return document
+
+
+def test_npm_jose(device: Device, node_modules: Path) -> None:
+    request = {
+        "jwe": device.keys().text,
+        "encryption_key": device.private_encryption_jwk(),
+        "jwks": jwks(device),
+        "issuer": device.api_url,
+    }
+    script = Path(__file__).with_name("open_delivery.mjs")
+    done = subprocess.run(
+        [needs("node"), str(script), str(node_modules)],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    is_right(answer["payload"], device)
+    assert answer["protectedHeader"]["cty"] == "JWT"
+
+
+def test_debian_jose(device: Device, tmp_path: Path) -> None:
+    jose = needs("jose")
+    (tmp_path / "encryption.jwk").write_text(json.dumps(device.private_encryption_jwk()))
+    (tmp_path / "jwks.json").write_text(json.dumps(jwks(device)))
+
+    def run(*arguments: str, content: str) -> str:
+        done = subprocess.run(
+            [jose, *arguments],
+            input=content,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    signed = run("jwe", "dec", "-i-", "-k", "encryption.jwk", content=device.keys().text)
+    payload = run("jws", "ver", "-i-", "-k", "jwks.json", "-O-", content=signed)
+    is_right(json.loads(payload), device)
+
+
+def test_jwcrypto(device: Device) -> None:
+    opened = JWE()
+    opened.deserialize(device.keys().text, JWK(**device.private_encryption_jwk()))
+    keys = JWKSet.from_json(json.dumps(jwks(device)))
+    token = JWT(jwt=opened.payload.decode(), key=keys, algs=["ES256"], expected_type="JWS")
+    is_right(json.loads(token.claims), device)
