@@ -44,9 +44,7 @@ class Cloud:
 
     @property
     def users(self) -> UserStore:
-        return UserStore(
-            self.dynamodb, self.tables["UsersTable"], self.tables["CredentialsTable"]
-        )
+        return UserStore(self.dynamodb, self.tables["UsersTable"], self.tables["CredentialsTable"])
 
     @property
     def vault(self) -> VaultStore:

@@ -160,7 +160,6 @@ def test_nothing_secret_rests_in_clear(cloud: Cloud) -> None:
     scalar = private.private_numbers().private_value.to_bytes(32, "big")
     row = str(cloud.dynamodb.scan(TableName=cloud.tables["KeyringTable"])["Items"])
 
-
     for secret in (scalar, mac_key or b""):
         assert len(secret) == 32
         for spelling in (secret.hex(), base64.b64encode(secret).decode(), repr(secret)):

@@ -16,7 +16,13 @@ from keyferry.errors import Unavailable
 from keyferry.jose import base64url
 from keyferry.sessions.model import Session, Status
 from keyferry.sessions.rotation import BEARER_RETRIES_PER_DAY, GRANTED, Outcome, Presented, decide
-from keyferry.sessions.store import EXPIRY_MARGIN_SECONDS, Rotation, SessionStore, from_item, to_item
+from keyferry.sessions.store import (
+    EXPIRY_MARGIN_SECONDS,
+    Rotation,
+    SessionStore,
+    from_item,
+    to_item,
+)
 from tests.contract.conftest import Cloud, make_cloud, random
 from tests.unit.test_rotation import NOW, PRESENTED, ROW
 

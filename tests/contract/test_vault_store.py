@@ -105,9 +105,7 @@ class TestEnvelopes:
         with pytest.raises(Unavailable):
             sealer.open(replace(maps, **change))
 
-    def test_parts_of_two_rows_do_not_open(
-        self, pair: tuple[Sealer, Envelope, Envelope]
-    ) -> None:
+    def test_parts_of_two_rows_do_not_open(self, pair: tuple[Sealer, Envelope, Envelope]) -> None:
         sealer, maps, gemini = pair
         for part in ("ciphertext", "nonce", "wrapped_key"):
             with pytest.raises(Unavailable):

@@ -92,9 +92,7 @@ def username(operator: Operator) -> str:
 
 
 @pytest.fixture
-def new_device(
-    stack: LocalStack, operator: Operator, http: httpx.Client
-) -> Callable[..., Device]:
+def new_device(stack: LocalStack, operator: Operator, http: httpx.Client) -> Callable[..., Device]:
     def make(platform: str = "ios", **options: Any) -> Device:
         return Device(http, stack.api_url, stack.client_keys[platform], **options)
 

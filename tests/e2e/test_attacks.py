@@ -256,18 +256,14 @@ class TestProofAlgorithms:
         is_error(device.refresh(proof=proof), 400, "invalid_dpop_proof")
 
     def test_none_and_hmac(self, device: Device) -> None:
-        claims = jwt.decode(
-            device.proof("POST", "/v1/token"), options={"verify_signature": False}
-        )
+        claims = jwt.decode(device.proof("POST", "/v1/token"), options={"verify_signature": False})
         headers = {"typ": "dpop+jwt", "jwk": jwk_of(device.signing)}
         for key, algorithm in ((None, "none"), ("k" * 32, "HS256")):
             proof = jwt.encode(claims, key, algorithm=algorithm, headers=headers)
             is_error(device.refresh(proof=proof), 400, "invalid_dpop_proof")
 
 
-def test_throttled_by_the_usage_plan(
-    stack: LocalStack, new_device: Callable[..., Device]
-) -> None:
+def test_throttled_by_the_usage_plan(stack: LocalStack, new_device: Callable[..., Device]) -> None:
     """Last in this file: it empties the login bucket of one platform."""
     device = new_device("android")
     statuses = []

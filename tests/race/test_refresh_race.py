@@ -57,9 +57,9 @@ def at_once(device: Device, tokens: list[str]) -> list[dict[str, Any]]:
 
 
 def nonce(device: Device) -> str:
-    return device.http.get(f"{device.api_url}/v1/keys", headers={"x-api-key": device.client_key}).headers[
-        "dpop-nonce"
-    ]
+    return device.http.get(
+        f"{device.api_url}/v1/keys", headers={"x-api-key": device.client_key}
+    ).headers["dpop-nonce"]
 
 
 def generation(stack: LocalStack, device: Device) -> tuple[int, str]:

@@ -59,9 +59,7 @@ def test_good_proof() -> None:
 
 def test_eddsa_proof() -> None:
     key = ed25519.Ed25519PrivateKey.generate()
-    raw = key.public_key().public_bytes(
-        serialization.Encoding.Raw, serialization.PublicFormat.Raw
-    )
+    raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     jwk = {"kty": "OKP", "crv": "Ed25519", "x": base64url.encode(raw)}
     assert check(proof(key, algorithm="EdDSA", header={"jwk": jwk})).jti == "j"
 

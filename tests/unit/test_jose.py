@@ -44,7 +44,9 @@ class TestBase64Url:
             return
         assert base64url.encode(data) == text
 
-    @pytest.mark.parametrize("text", ["AA==", "AA=", "A", "AB", "A A", "A+/A", "AA\n", "Ä", "AAAA\0"])
+    @pytest.mark.parametrize(
+        "text", ["AA==", "AA=", "A", "AB", "A A", "A+/A", "AA\n", "Ä", "AAAA\0"]
+    )
     def test_other_spellings_are_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="base64url"):
             base64url.decode(text)
@@ -152,9 +154,7 @@ class TestJws:
         token = rfc7515_jws.sign_es256(typ="x", kid="k", claims={}, key=self.key)
         signed = rfc7515_jws.parse(token, max_length=1000)
         for signature in (b"\0" * 64, b"", b"\x30\x06\x02\x01\x01\x02\x01\x01", b"\1" * 65):
-            forged = rfc7515_jws.Jws(
-                signed.header, signed.payload, signed.signing_input, signature
-            )
+            forged = rfc7515_jws.Jws(signed.header, signed.payload, signed.signing_input, signature)
             assert not forged.verify_es256(self.key.public_key())
 
     @given(st.integers(0, 200), st.sampled_from("=. \nA"))
@@ -239,9 +239,7 @@ class TestJwe:
 
     def test_scalar_out_of_range_is_drawn_again(self) -> None:
         draws = iter([b"\xff" * 32, b"\0" * 32, b"\x01" * 32, b"\x01" * 12])
-        token = rfc7516_jwe.encrypt(
-            b"x", self.recipient, cty="JWT", random=lambda _: next(draws)
-        )
+        token = rfc7516_jwe.encrypt(b"x", self.recipient, cty="JWT", random=lambda _: next(draws))
         header = json.loads(base64.urlsafe_b64decode(token.split(".")[0] + "=="))
         expected = ec.derive_private_key(int.from_bytes(b"\x01" * 32, "big"), ec.SECP256R1())
         assert header["epk"] == EcJwk.from_key(expected.public_key()).members()

@@ -71,7 +71,8 @@ class TestAccessToken:
         assert "future" in self.refused(access.sign(ACCESS, kid="k1", key=KEY), NOW - 6)
 
     @pytest.mark.parametrize(
-        "claim", ["iss", "aud", "sub", "sid", "client_id", "scope", "roles", "amr", "jti", "iat", "exp"]
+        "claim",
+        ["iss", "aud", "sub", "sid", "client_id", "scope", "roles", "amr", "jti", "iat", "exp"],
     )
     def test_every_claim_is_required(self, claim: str) -> None:
         claims = ACCESS.claims()
@@ -184,7 +185,9 @@ class TestRefreshToken:
         first = token()
         second = first.successor(generation=8, kid=first.kid)
         assert second.encode(MAC_KEY) != first.encode(MAC_KEY)
-        assert second.encode(MAC_KEY) == first.successor(generation=8, kid=first.kid).encode(MAC_KEY)
+        assert second.encode(MAC_KEY) == first.successor(generation=8, kid=first.kid).encode(
+            MAC_KEY
+        )
         assert second.secret_hash == first.secret_hash
 
     def test_the_row_does_not_have_the_secret(self) -> None:

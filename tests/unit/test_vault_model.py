@@ -25,9 +25,7 @@ def entry(name: str, policy: Policy | None) -> KeyEntry:
         (Policy(("*",), ()), ("user",), "ios", False),
     ],
 )
-def test_policy(
-    policy: Policy, roles: tuple[str, ...], platform: str, *, allowed: bool
-) -> None:
+def test_policy(policy: Policy, roles: tuple[str, ...], platform: str, *, allowed: bool) -> None:
     assert policy.allows(roles=roles, platform=platform) is allowed
     manifest = Manifest(1, {"k": entry("k", policy)})
     assert bool(manifest.readable(roles=roles, platform=platform)) is allowed

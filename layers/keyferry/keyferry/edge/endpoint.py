@@ -57,8 +57,8 @@ def endpoint(
         except Unavailable as unavailable:
             logger.warning("unavailable", extra={"operation": unavailable.operation})
             response = responses.of_unavailable(unavailable, request_id=request_id)
-        except Exception as error:
-            # The last line before API Gateway: a stack trace must not reach a client, nor a log.
+        except Exception as error:  # noqa: BLE001 -- the last line before API Gateway
+            # A stack trace must not reach a client, nor an exception's text a log.
             logger.error("failed", extra=failure(error))
             response = responses.of_failure(request_id=request_id)
         return response.to_proxy(nonce)

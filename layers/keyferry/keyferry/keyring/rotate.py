@@ -82,7 +82,7 @@ class RotateKeyring:
         request = CustomResourceRequest.model_validate(event)
         try:
             data = self._apply(request)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- else CloudFormation waits for an hour
             logger.error("custom resource failed", extra=failure(error))
             _answer(request, "FAILED", f"{type(error).__name__}; see the function's log", {})
             return {}
@@ -137,7 +137,7 @@ def _answer(
     if urlsplit(request.ResponseURL).scheme not in ("https", "http"):
         raise ValueError("ResponseURL is not HTTP")
     # An empty Content-Type is what CloudFormation's presigned URL was signed with.
-    put = HttpRequest(
+    put = HttpRequest(  # noqa: S310 -- scheme checked above
         request.ResponseURL,
         data=json.dumps(body).encode("utf-8"),
         method="PUT",

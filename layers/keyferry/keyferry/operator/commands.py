@@ -136,7 +136,7 @@ class Operator:
         except Unavailable as unavailable:
             logger.warning("unavailable", extra={"operation": unavailable.operation})
             return _refused("temporarily_unavailable", f"AWS: {unavailable.operation}; try again.")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- the last line before the caller
             logger.error("failed", extra=failure(error))
             return _refused("server_error", "Something failed; see the operator function's log.")
         logger.info("operator", extra={"command": invocation.command})
