@@ -39,4 +39,6 @@ if __name__ == "__main__":
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
     request = json.load(sys.stdin)
     text = Path(request["template"]).read_text(encoding="utf-8")
-    json.dump({name: transformed(text, each) for name, each in request["variants"].items()}, sys.stdout)
+    json.dump(
+        {name: transformed(text, each) for name, each in request["variants"].items()}, sys.stdout
+    )

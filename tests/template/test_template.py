@@ -1,0 +1,406 @@
+"""What must stay true of the infrastructure, asked of the transformed template."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from keyferry_cli.local.environments import ROOT, environment_program
+
+Resources = dict[str, dict[str, Any]]
+
+FUNCTIONS = {"Login", "Refresh", "DeliverKey", "Discovery", "RotateKeyring", "Operator"}
+PARAMETERS_ONLY_FOR_THE_ISSUER = {"EmulatorEndpoint", "ManageApiGatewayAccount"}
+
+KEYED_ROUTES = {"POST /v1/login", "POST /v1/token", "GET /v1/keys", "GET /v1/keys/{name}"}
+PUBLIC_ROUTES = {
+    "GET /.well-known/openid-configuration",
+    "GET /.well-known/oauth-authorization-server",
+    "GET /.well-known/jwks.json",
+}
+
+KEYRING_PURPOSES = {"token-signing", "refresh-mac", "dpop-nonce"}
+KEYRING_CONTEXT = {"app", "stage", "purpose", "kid"}
+VAULT_CONTEXT = {"app", "stage", "key", "version"}
+
+RIGHTS: dict[str, set[str]] = {
+    "Login": {
+        "CredentialsTable GetItem",
+        "CredentialsTable UpdateItem",
+        "UsersTable GetItem",
+        "SessionsTable PutItem",
+        "KeyringTable GetItem",
+        "KeyringKey Decrypt",
+    },
+    "Refresh": {"SessionsTable UpdateItem", "KeyringTable GetItem", "KeyringKey Decrypt"},
+    "DeliverKey": {
+        "SessionsTable GetItem",
+        "SessionsTable BatchGetItem",
+        "UsersTable GetItem",
+        "UsersTable BatchGetItem",
+        "VaultTable GetItem",
+        "VaultTable BatchGetItem",
+        "KeyringTable GetItem",
+        "KeyringKey Decrypt",
+        "VaultKey Decrypt",
+    },
+    "Discovery": {"KeyringTable GetItem"},
+    "RotateKeyring": {
+        "KeyringTable GetItem",
+        "KeyringTable PutItem",
+        "KeyringKey GenerateDataKeyPairWithoutPlaintext",
+        "KeyringKey GenerateDataKeyWithoutPlaintext",
+    },
+    "Operator": {
+        "CredentialsTable GetItem",
+        "CredentialsTable PutItem",
+        "CredentialsTable DeleteItem",
+        "UsersTable GetItem",
+        "UsersTable PutItem",
+        "UsersTable UpdateItem",
+        "UsersTable DeleteItem",
+        "SessionsTable Query",
+        "SessionsTable UpdateItem",
+        "VaultTable GetItem",
+        "VaultTable PutItem",
+        "VaultTable UpdateItem",
+        "VaultTable DeleteItem",
+        "VaultKey GenerateDataKey",
+    },
+}
+"""Every right of every function on data and keys. A change here is a change of the security model."""
+
+
+def of_type(resources: Resources, kind: str) -> Resources:
+    return {name: each for name, each in resources.items() if each["Type"] == kind}
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def statements(role: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for policy in role["Properties"].get("Policies", []):
+        yield from policy["PolicyDocument"]["Statement"]
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every name that Ref, Fn::Sub and the keys of Fn::FindInMap and Fn::If stand on."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "Ref":
+                yield inner
+            elif key == "Fn::Sub":
+                yield from re.findall(r"\$\{([A-Za-z]+)\}", json.dumps(inner))
+            else:
+                yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def operations(resources: Resources) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in resources["Api"]["Properties"]["Body"]["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def test_sam_validate_lint_is_clean() -> None:
+    done = subprocess.run(
+        [environment_program("sam", "sam"), "validate", "--lint", "--template", "template.yaml"],
+        cwd=ROOT,
+        env={**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "us-east-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class TestVersions:
+    @pytest.mark.parametrize("edited", ["DepsLayer", "KeyferryLayer"])
+    def test_an_edited_layer_gives_every_function_a_new_version(
+        self, variants: dict[str, dict[str, Any]], edited: str
+    ) -> None:
+        before = of_type(variants["dev"]["Resources"], "AWS::Lambda::Version")
+        after = of_type(variants[f"new {edited}"]["Resources"], "AWS::Lambda::Version")
+        assert len(before) == len(after) == len(FUNCTIONS)
+        assert before.keys().isdisjoint(after)
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_a_changed_parameter_replaces_the_versions_that_depend_on_it(
+        self, template: dict[str, Any], name: str
+    ) -> None:
+        resources: Resources = template["Resources"]
+        function = resources[f"{name}Function"]["Properties"]
+        parameters = set(template["Parameters"]) - PARAMETERS_ONLY_FOR_THE_ISSUER
+        needed = set(references(function)) & parameters | {"Stage"}  # Stage: by conditions and maps
+        versions = of_type(resources, "AWS::Lambda::Version")
+        (version,) = [each for key, each in versions.items() if key.startswith(f"{name}Function")]
+        assert set(references(version["Properties"]["Description"])) == needed
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_the_alias_live_serves_the_newest_version(
+        self, resources: Resources, name: str
+    ) -> None:
+        alias = resources[f"{name}FunctionAliaslive"]["Properties"]
+        (version,) = [
+            key
+            for key in of_type(resources, "AWS::Lambda::Version")
+            if key.startswith(f"{name}Function")
+        ]
+        assert alias["Name"] == "live"
+        assert alias["FunctionVersion"] == {"Fn::GetAtt": [version, "Version"]}
+
+    def test_only_the_alias_is_reachable(self, resources: Resources) -> None:
+        for route, operation in operations(resources):
+            uri = json.dumps(operation["x-amazon-apigateway-integration"]["uri"])
+            assert "FunctionAliaslive}" in uri, route
+        (rule,) = of_type(resources, "AWS::Events::Rule").values()
+        assert rule["Properties"]["Targets"][0]["Arn"] == {"Ref": "RotateKeyringFunctionAliaslive"}
+        token = resources["Keyring"]["Properties"]["ServiceToken"]
+        assert token == {"Ref": "RotateKeyringFunctionAliaslive"}
+
+
+class TestFunctions:
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_platform(self, resources: Resources, name: str) -> None:
+        function = resources[f"{name}Function"]["Properties"]
+        assert function["Runtime"] == "python3.13"
+        assert function["Architectures"] == ["arm64"]
+        assert function["Timeout"] <= 60
+        layers = [each["Ref"] for each in function["Layers"]]
+        assert [re.sub("[0-9a-f]{10}$", "", layer) for layer in layers] == [
+            "DepsLayer",
+            "KeyferryLayer",
+        ]
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_no_body_and_no_exception_reaches_logs_or_traces(
+        self, resources: Resources, name: str
+    ) -> None:
+        variables = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
+        assert variables["POWERTOOLS_LOGGER_LOG_EVENT"] == "false"
+        assert variables["POWERTOOLS_TRACER_CAPTURE_RESPONSE"] == "false"
+        assert variables["POWERTOOLS_TRACER_CAPTURE_ERROR"] == "false"
+
+    def test_snapstart_is_for_prod_only(self, resources: Resources) -> None:
+        for name in FUNCTIONS:
+            assert resources[f"{name}Function"]["Properties"]["SnapStart"] == {
+                "ApplyOn": {"Fn::If": ["IsProd", "PublishedVersions", "None"]}
+            }
+
+    def test_there_are_no_others(self, resources: Resources) -> None:
+        functions = of_type(resources, "AWS::Lambda::Function")
+        assert set(functions) == {f"{name}Function" for name in FUNCTIONS}
+
+
+class TestRoles:
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_a_function_has_exactly_the_rights_that_it_uses(
+        self, resources: Resources, name: str
+    ) -> None:
+        function = resources[f"{name}Function"]["Properties"]
+        assert function["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
+        granted = set()
+        for statement in statements(resources[f"{name}Role"]):
+            if statement["Sid"] in {"WriteOwnLogs", "SendTraces"}:
+                continue
+            for resource in as_list(statement["Resource"]):
+                target, attribute = resource["Fn::GetAtt"]
+                assert attribute == "Arn"
+                for action in as_list(statement["Action"]):
+                    granted.add(f"{target} {action.split(':')[1]}")
+        assert granted == RIGHTS[name]
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_a_function_writes_only_its_own_log_group(
+        self, resources: Resources, name: str
+    ) -> None:
+        (logs,) = [s for s in statements(resources[f"{name}Role"]) if s["Sid"] == "WriteOwnLogs"]
+        assert set(logs["Action"]) == {"logs:CreateLogStream", "logs:PutLogEvents"}
+        assert logs["Resource"] == {"Fn::GetAtt": [f"{name}Logs", "Arn"]}
+        configuration = resources[f"{name}Function"]["Properties"]["LoggingConfig"]
+        assert configuration["LogGroup"] == {"Ref": f"{name}Logs"}
+        assert configuration["LogFormat"] == "JSON"
+
+    def test_no_wildcards(self, resources: Resources) -> None:
+        for name, role in of_type(resources, "AWS::IAM::Role").items():
+            for statement in statements(role):
+                actions = as_list(statement["Action"])
+                assert not any("*" in action for action in actions), name
+                assert "NotAction" not in statement
+                assert "NotResource" not in statement
+                if "*" in as_list(statement["Resource"]):
+                    assert all(action.startswith("xray:Put") for action in actions), name
+
+    def test_no_managed_policy_of_a_function(self, resources: Resources) -> None:
+        for name in FUNCTIONS:
+            assert "ManagedPolicyArns" not in resources[f"{name}Role"]["Properties"]
+
+
+class TestKeys:
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_every_use_of_a_key_is_bound_to_its_encryption_context(
+        self, resources: Resources, name: str
+    ) -> None:
+        for statement in statements(resources[f"{name}Role"]):
+            if not as_list(statement["Action"])[0].startswith("kms:"):
+                continue
+            equal = statement["Condition"]["StringEquals"]
+            # ForAllValues alone is also true of an empty context, hence the required values.
+            assert equal["kms:EncryptionContext:app"] == {"Ref": "AppName"}
+            assert equal["kms:EncryptionContext:stage"] == {"Ref": "Stage"}
+            (keys,) = statement["Condition"]["ForAllValues:StringEquals"].values()
+            if statement["Resource"] == {"Fn::GetAtt": ["KeyringKey", "Arn"]}:
+                assert set(keys) == KEYRING_CONTEXT
+                assert set(as_list(equal["kms:EncryptionContext:purpose"])) <= KEYRING_PURPOSES
+            else:
+                assert set(keys) == VAULT_CONTEXT
+
+    def test_purposes(self, resources: Resources) -> None:
+        purposes = {
+            (name, action): set(as_list(equal["kms:EncryptionContext:purpose"]))
+            for name in FUNCTIONS
+            for statement in statements(resources[f"{name}Role"])
+            for equal in [statement.get("Condition", {}).get("StringEquals", {})]
+            if "kms:EncryptionContext:purpose" in equal
+            for action in statement["Action"]
+        }
+        assert purposes == {
+            ("Login", "kms:Decrypt"): KEYRING_PURPOSES,
+            ("Refresh", "kms:Decrypt"): KEYRING_PURPOSES,
+            ("DeliverKey", "kms:Decrypt"): {"token-signing", "dpop-nonce"},
+            ("RotateKeyring", "kms:GenerateDataKeyPairWithoutPlaintext"): {"token-signing"},
+            ("RotateKeyring", "kms:GenerateDataKeyWithoutPlaintext"): {"refresh-mac", "dpop-nonce"},
+        }
+
+    def test_a_key_refuses_to_work_without_a_context(self, resources: Resources) -> None:
+        keys = of_type(resources, "AWS::KMS::Key")
+        assert set(keys) == {"KeyringKey", "VaultKey"}
+        for key in keys.values():
+            properties = key["Properties"]
+            (deny,) = [s for s in properties["KeyPolicy"]["Statement"] if s["Effect"] == "Deny"]
+            assert deny["Condition"] == {"Null": {"kms:EncryptionContextKeys": "true"}}
+            assert {"kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey*"} <= set(deny["Action"])
+            assert properties["EnableKeyRotation"] is True
+            assert key["UpdateReplacePolicy"] == "Retain"
+
+
+class TestApi:
+    def test_every_route_needs_a_client_key_or_is_discovery(self, resources: Resources) -> None:
+        keyed = {route for route, each in operations(resources) if each["security"]}
+        public = {route for route, each in operations(resources) if not each["security"]}
+        assert keyed == KEYED_ROUTES
+        assert public == PUBLIC_ROUTES
+        for route, operation in operations(resources):
+            assert operation["security"] in ([], [{"api_key": []}]), route
+
+    def test_gateway_responses_have_the_shape_of_every_error(self, resources: Resources) -> None:
+        body = resources["Api"]["Properties"]["Body"]
+        responses = body["x-amazon-apigateway-gateway-responses"]
+        assert {"DEFAULT_4XX", "DEFAULT_5XX", "INVALID_API_KEY", "THROTTLED"} <= set(responses)
+        for name, response in responses.items():
+            error = json.loads(response["responseTemplates"]["application/json"])
+            assert set(error) == {"error", "error_description", "request_id"}, name
+            assert error["request_id"] == "$context.requestId", name
+            headers = response["responseParameters"]
+            assert headers["gatewayresponse.header.Cache-Control"] == "'no-store'", name
+            retryable = str(response.get("statusCode")) in {"429", "503"}
+            assert not retryable or "gatewayresponse.header.Retry-After" in headers, name
+
+    def test_stage(self, resources: Resources) -> None:
+        (stage,) = of_type(resources, "AWS::ApiGateway::Stage").values()
+        properties = stage["Properties"]
+        assert properties["StageName"] == {"Ref": "Stage"}
+        assert properties["TracingEnabled"] is True
+        (settings,) = properties["MethodSettings"]
+        assert settings["DataTraceEnabled"] is False  # bodies hold passwords and tokens
+
+    def test_the_access_log_names_the_client_key_but_never_tells_it(
+        self, resources: Resources
+    ) -> None:
+        (stage,) = of_type(resources, "AWS::ApiGateway::Stage").values()
+        line = stage["Properties"]["AccessLogSetting"]["Format"]
+        fields = json.loads(line)
+        assert fields["client_key_id"] == "$context.identity.apiKeyId"
+        assert not re.search(r"identity\.apiKey\b(?!Id)|authorizer|request\.header", line)
+
+    @pytest.mark.parametrize("platform", ["Ios", "Android"])
+    def test_each_platform_has_a_throttled_plan_and_a_key_without_a_known_value(
+        self, resources: Resources, platform: str
+    ) -> None:
+        plan = resources[f"{platform}UsagePlan"]["Properties"]
+        (stage,) = plan["ApiStages"]
+        throttled = {f"{m} {p}" for p, m in (key.rsplit("/", 1) for key in stage["Throttle"])}
+        assert throttled == KEYED_ROUTES
+        assert plan["Throttle"].keys() == {"RateLimit", "BurstLimit"}
+        assert plan["Quota"]["Period"] == "DAY"
+        key = resources[f"{platform}ClientKey"]["Properties"]
+        assert "Value" not in key
+        assert key["GenerateDistinctId"] is True
+        link = resources[f"{platform}UsagePlanKey"]["Properties"]
+        assert link["KeyId"] == {"Ref": f"{platform}ClientKey"}
+        assert link["UsagePlanId"] == {"Ref": f"{platform}UsagePlan"}
+
+
+class TestState:
+    def test_tables(self, resources: Resources) -> None:
+        tables = of_type(resources, "AWS::DynamoDB::Table")
+        assert set(tables) == {
+            f"{name}Table" for name in ("Sessions", "Users", "Credentials", "Vault", "Keyring")
+        }
+        for name, table in tables.items():
+            properties = table["Properties"]
+            recovery = properties["PointInTimeRecoverySpecification"]
+            assert recovery["PointInTimeRecoveryEnabled"] is True, name
+            assert properties["SSESpecification"]["SSEEnabled"] is True, name
+            assert properties["BillingMode"] == "PAY_PER_REQUEST", name
+            protected = properties["DeletionProtectionEnabled"]
+            assert protected == {"Fn::If": ["IsProd", True, False]}, name
+            assert table["UpdateReplacePolicy"] == "Retain", name
+            assert table["DeletionPolicy"] == "RetainExceptOnCreate", name
+
+    def test_rows_that_end_are_removed(self, resources: Resources) -> None:
+        for name in ("SessionsTable", "CredentialsTable"):
+            ttl = resources[name]["Properties"]["TimeToLiveSpecification"]
+            assert ttl == {"AttributeName": "expires_at", "Enabled": True}
+
+    def test_every_log_group_forgets(self, resources: Resources) -> None:
+        groups = of_type(resources, "AWS::Logs::LogGroup")
+        assert len(groups) == len(FUNCTIONS) + 1
+        for name, group in groups.items():
+            assert "RetentionInDays" in group["Properties"], name
+
+
+def test_no_secret_is_a_parameter(template: dict[str, Any]) -> None:
+    for name, parameter in template["Parameters"].items():
+        assert "NoEcho" not in parameter, name
+        assert not re.search(r"(?i)secret|password|token|private|credential", name)
+
+
+def test_outputs(template: dict[str, Any]) -> None:
+    tables = {f"{name}Table" for name in ("Sessions", "Users", "Credentials", "Vault", "Keyring")}
+    assert set(template["Outputs"]) == {
+        "ApiUrl",
+        "IosClientKeyId",
+        "AndroidClientKeyId",
+        "OperatorFunction",
+        "KeyringFunction",
+        "KeyringKeyArn",
+        "VaultKeyArn",
+        *tables,
+    }
+
+
+def test_prod_differs_only_in_values(variants: dict[str, dict[str, Any]]) -> None:
+    """One template for both: conditions and maps, no resource that only one of them has ever seen."""
+    assert variants["dev"]["Resources"].keys() == variants["prod"]["Resources"].keys()
+    limits = variants["dev"]["Mappings"]["Limits"]
+    assert limits["dev"].keys() == limits["prod"].keys()
