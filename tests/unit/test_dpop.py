@@ -74,7 +74,7 @@ def test_eddsa_proof() -> None:
     ],
 )
 def test_equal_targets(htu: str) -> None:
-    assert check(proof(htu=htu))
+    assert check(proof(htu=htu)).jti == "j"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_other_targets(htu: str) -> None:
         proof(header={"crit": ["exp"]}),
         proof(ec.generate_private_key(ec.SECP256R1())),
         proof("k" * 32, algorithm="HS256"),
-        proof(None, algorithm="none"),
+        proof("", algorithm="none"),
         proof(rsa.generate_private_key(65537, 2048), algorithm="RS256"),
         proof(jti=...),
         proof(jti=""),
@@ -150,7 +150,7 @@ def test_public_key_as_hmac_secret() -> None:
 class TestTime:
     @pytest.mark.parametrize("iat", [NOW - 60, NOW, NOW + 60])
     def test_near(self, iat: int) -> None:
-        assert check(proof(iat=iat))
+        assert check(proof(iat=iat)).jti == "j"
 
     @pytest.mark.parametrize("iat", [NOW - 61, NOW + 61, 0, 1e300, float("inf")])
     def test_far_without_a_nonce_asks_for_one(self, iat: float) -> None:
@@ -165,7 +165,7 @@ class TestTime:
 
     @pytest.mark.parametrize("days", [-3, 3, -3650])
     def test_a_good_nonce_needs_no_good_clock(self, days: int) -> None:
-        assert check(proof(iat=NOW + days * 86_400, nonce=nonce.issue(NONCE_KEY, NOW)))
+        check(proof(iat=NOW + days * 86_400, nonce=nonce.issue(NONCE_KEY, NOW)))
 
     def test_a_bad_nonce_is_not_mended_by_a_good_clock(self) -> None:
         assert refusal(proof(nonce="x")) == "use_dpop_nonce"
@@ -176,7 +176,7 @@ class TestAccessTokenHash:
     ath = base64url.encode(hashlib.sha256(b"token").digest())
 
     def test_good(self) -> None:
-        assert check(proof(ath=self.ath), access_token="token")
+        assert check(proof(ath=self.ath), access_token="token").jti == "j"
 
     @pytest.mark.parametrize("ath", [..., "", "x", 7, "\ud800", ath + "="])
     def test_bad(self, ath: object) -> None:
