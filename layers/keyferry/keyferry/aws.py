@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
@@ -31,6 +31,8 @@ _CONFIG: Final = Config(
     # would carry too, is how an audit log tells the functions apart.
     user_agent=f"keyferry/{__version__} app/{os.environ.get('AWS_SDK_UA_APP_ID', 'keyferry')}",
 )
+
+_BATCH_ATTEMPTS: Final = 3
 
 _TRANSIENT: Final = frozenset(
     {
@@ -82,3 +84,22 @@ def calling(operation: str) -> Iterator[None]:
 
 def error_code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")
+
+
+def batch_get(
+    client: DynamoDBClient, keys: Mapping[str, Sequence[Item]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Read rows of several tables consistently, in one call unless DynamoDB splits it."""
+    pending: dict[str, Any] = {
+        table: {"Keys": list(rows), "ConsistentRead": True} for table, rows in keys.items()
+    }
+    found: dict[str, list[dict[str, Any]]] = {table: [] for table in keys}
+    for _ in range(_BATCH_ATTEMPTS):
+        with calling("dynamodb:BatchGetItem"):
+            response = client.batch_get_item(RequestItems=pending)
+        for table, items in response["Responses"].items():
+            found[table] += items
+        pending = response.get("UnprocessedKeys") or {}
+        if not pending:
+            return found
+    raise Unavailable("dynamodb:BatchGetItem left keys unprocessed")

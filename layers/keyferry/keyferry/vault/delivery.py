@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from keyferry import aws, clock
+from keyferry.aws import batch_get
 from keyferry.config import TokenPolicy
 from keyferry.edge import authentication
 from keyferry.edge.request import Request
@@ -34,7 +35,7 @@ from keyferry.users.store import user_from_item
 from keyferry.vault.cache import OpenedKeys
 from keyferry.vault.envelope import Sealer
 from keyferry.vault.model import KeyEntry, Manifest, is_name
-from keyferry.vault.store import MANIFEST_KEY, VaultStore, batch_get, manifest_from_item
+from keyferry.vault.store import MANIFEST_KEY, VaultStore, manifest_from_item
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from keyferry.aws import calling
-from keyferry.errors import CommandRefused, Unavailable
+from keyferry.aws import batch_get, calling
+from keyferry.errors import CommandRefused
 from keyferry.vault.envelope import Envelope, Sealer
 from keyferry.vault.model import DEFAULT_CACHE_SECONDS, EMPTY, KeyEntry, Manifest, Policy
 
@@ -31,7 +31,6 @@ MAX_MANIFEST_BYTES: Final = 350_000
 
 _WRITE_ATTEMPTS: Final = 8
 _BATCH: Final = 100
-_BATCH_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,25 +155,6 @@ class VaultStore:
 
     def _delete(self, name: str, version: int) -> TransactWriteItemTypeDef:
         return {"Delete": {"TableName": self.table, "Key": _version_key(name, version)}}
-
-
-def batch_get(
-    client: DynamoDBClient, keys: Mapping[str, Sequence[Item]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Read rows of several tables consistently, in one call unless DynamoDB splits it."""
-    pending: dict[str, Any] = {
-        table: {"Keys": list(rows), "ConsistentRead": True} for table, rows in keys.items()
-    }
-    found: dict[str, list[dict[str, Any]]] = {table: [] for table in keys}
-    for _ in range(_BATCH_ATTEMPTS):
-        with calling("dynamodb:BatchGetItem"):
-            response = client.batch_get_item(RequestItems=pending)
-        for table, items in response["Responses"].items():
-            found[table] += items
-        pending = response.get("UnprocessedKeys") or {}
-        if not pending:
-            return found
-    raise Unavailable("dynamodb:BatchGetItem left keys unprocessed")
 
 
 def manifest_from_item(item: Mapping[str, Any] | None) -> Manifest:
