@@ -20,16 +20,17 @@ INSTALLER_FILES = ("INSTALLER", "RECORD", "REQUESTED", "WHEEL", "direct_url.json
 
 def trim(packages: Path) -> None:
     trim_service_models(packages / "botocore" / "data")
-    shutil.rmtree(
-        packages / "boto3" / "data", ignore_errors=True
-    )  # models of boto3.resource, which nothing uses
-    shutil.rmtree(packages / "boto3" / "examples", ignore_errors=True)
-    shutil.rmtree(packages / "bin", ignore_errors=True)
-    for pattern in ("tests", "__pycache__"):
-        for folder in sorted(packages.rglob(pattern)):
-            shutil.rmtree(folder, ignore_errors=True)
-    for stub in packages.rglob("*.pyi"):
-        stub.unlink()
+    for folder in (
+        packages / "boto3" / "data",  # models of boto3.resource, which nothing uses
+        packages / "boto3" / "examples",
+        packages / "bin",
+        *sorted(packages.rglob("tests")),
+        *sorted(packages.rglob("__pycache__")),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+    for pattern in ("*.pyi", "test_*.py", "conftest.py"):
+        for file in packages.rglob(pattern):
+            file.unlink()
     for metadata in packages.glob("*.dist-info"):
         for name in INSTALLER_FILES:
             (metadata / name).unlink(missing_ok=True)

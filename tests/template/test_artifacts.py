@@ -1,0 +1,229 @@
+"""What `sam build` makes for Lambda: complete, importable under its Python, and nothing else inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keyferry_cli.local.environments import ROOT, environment_program, exclusive, make_environments
+
+pytestmark = pytest.mark.xdist_group("artifacts")
+
+FUNCTIONS = {
+    "LoginFunction": "login",
+    "RefreshFunction": "refresh",
+    "DeliverKeyFunction": "deliver_key",
+    "DiscoveryFunction": "discovery",
+    "RotateKeyringFunction": "rotate_keyring",
+    "OperatorFunction": "operator",
+}
+DEVELOPMENT = re.compile(
+    r"(^|/)(tests?|conftest\.py|test_[^/]*\.py|keyferry_cli|keyferry_client"
+    r"|Makefile|requirements[^/]*|pyproject\.toml|trim\.py|\.git[^/]*|\.cache)(/|$)"
+)
+DEVELOPMENT_PACKAGES = {
+    "pytest",
+    "hypothesis",
+    "moto",
+    "mypy",
+    "ruff",
+    "typer",
+    "rich",
+    "httpx",
+    "joserfc",
+    "jwcrypto",
+    "pip",
+    "setuptools",
+    "ministack",
+    "samtranslator",
+}
+AARCH64 = 183  # e_machine of an ELF file
+
+IMPORT_EVERY_HANDLER = """
+import importlib.util, json, sys
+for name in json.loads(sys.argv[1]):
+    specification = importlib.util.spec_from_file_location(f"handler_of_{len(sys.modules)}", name)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert callable(module.lambda_handler), name
+print(sys.version_info[:2], sorted(m for m in sys.modules if "." not in m))
+"""
+
+
+def find_python_313() -> str | None:
+    """A real interpreter: the shim of a version manager answers only for versions it was told to."""
+    candidates = [shutil.which("python3.13"), os.environ.get("KEYFERRY_TARGET_PYTHON")]
+    candidates += [str(path) for path in Path.home().glob(".pyenv/versions/3.13.*/bin/python3.13")]
+    if sys.version_info[:2] == (3, 13):
+        candidates.append(sys.executable)
+    for candidate in filter(None, candidates):
+        asked = [candidate, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 13))"]
+        if subprocess.run(asked, capture_output=True, check=False).returncode == 0:
+            return candidate
+    return None
+
+
+PYTHON_313 = find_python_313()
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """The folder of a real `sam build` for Lambda; SAM's cache makes a second one quick."""
+    make_environments(("sam",), root=ROOT)
+    cache = ROOT / ".cache" / "sam" / "lambda"
+    cache.mkdir(parents=True, exist_ok=True)
+    target = ROOT / ".cache" / "lambda" / "build"
+    command = [str(environment_program("sam", "sam")), "build", "--template-file=template.yaml"]
+    command += [f"--build-dir={target}", "--cached", f"--cache-dir={cache}", "--parallel"]
+    settings = {
+        **{name: value for name, value in os.environ.items() if name != "KEYFERRY_LAYER_TARGET"},
+        "SAM_CLI_TELEMETRY": "0",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "KEYFERRY_PYTHON": sys.executable,
+    }
+    if PYTHON_313:
+        settings["KEYFERRY_TARGET_PYTHON"] = PYTHON_313
+    with exclusive(cache / "lock"):
+        done = subprocess.run(
+            command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def files(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix()
+
+
+@pytest.mark.parametrize("artifact", [*FUNCTIONS, "DepsLayer", "KeyferryLayer"])
+def test_no_test_or_development_code(built: Path, artifact: str) -> None:
+    assert [name for name in files(built / artifact) if DEVELOPMENT.search(name)] == []
+
+
+@pytest.mark.parametrize("artifact", list(FUNCTIONS))
+def test_a_function_is_its_handler_alone(built: Path, artifact: str) -> None:
+    assert set(files(built / artifact)) == {"handler.py"}
+
+
+def test_the_package_layer_is_the_package(built: Path) -> None:
+    layer = built / "KeyferryLayer"
+    assert {path.name for path in layer.iterdir()} == {"python"}
+    assert {path.name for path in (layer / "python").iterdir()} == {"keyferry"}
+    source = ROOT / "layers" / "keyferry" / "keyferry"
+    wanted = {f"python/keyferry/{path.relative_to(source)}" for path in source.rglob("*.py")}
+    assert {name for name in files(layer) if name.endswith(".py")} == wanted
+
+
+def test_the_deps_layer_is_what_the_lock_says(built: Path) -> None:
+    layer = built / "DepsLayer"
+    assert {path.name for path in layer.iterdir()} == {"python"}
+    folders = {path.name for path in (layer / "python").iterdir()}
+    assert {"aws_lambda_powertools", "boto3", "botocore", "cryptography", "pydantic"} <= folders
+    assert folders.isdisjoint(DEVELOPMENT_PACKAGES)
+    services = {p.name for p in (layer / "python" / "botocore" / "data").iterdir() if p.is_dir()}
+    assert services == {"dynamodb", "kms"}
+
+
+def test_native_code_is_for_lambda(built: Path) -> None:
+    libraries = list((built / "DepsLayer").rglob("*.so"))
+    assert libraries
+    for library in libraries:
+        header = library.read_bytes()[:20]
+        assert header[:4] == b"\x7fELF"
+        assert int.from_bytes(header[18:20], "little") == AARCH64, library
+        assert re.search(r"cpython-313|abi3", library.name), library
+
+
+def test_the_unpacked_layers_fit_into_a_function(built: Path) -> None:
+    """Lambda's limit is 250 MB for a function with its layers; size is also cold-start time."""
+    size = sum(
+        path.stat().st_size
+        for layer in ("DepsLayer", "KeyferryLayer")
+        for path in (built / layer).rglob("*")
+        if path.is_file()
+    )
+    assert size < 60 * 1024 * 1024
+
+
+@pytest.mark.skipif(PYTHON_313 is None, reason="no Python 3.13 on this machine to compile with")
+@pytest.mark.parametrize("layer", ["DepsLayer", "KeyferryLayer"])
+def test_layers_ship_byte_code(built: Path, layer: str) -> None:
+    """A layer is read-only: what is not compiled here is compiled at every cold start."""
+    for source in (built / layer / "python").rglob("*.py"):
+        compiled = source.parent / "__pycache__" / f"{source.stem}.cpython-313.pyc"
+        assert compiled.is_file(), source
+
+
+@pytest.mark.skipif(PYTHON_313 is None, reason="no Python 3.13 on this machine")
+def test_every_handler_imports_under_the_python_of_lambda(built: Path, tmp_path: Path) -> None:
+    """With the third-party layer built for this machine: the one for Lambda holds arm64 code."""
+    assert PYTHON_313 is not None
+    deps = ROOT / ".cache" / "lambda" / "deps-on-host"
+    lock = (ROOT / "layers" / "deps" / "requirements.txt").read_bytes()
+    stamp = deps / "requirements.txt"
+    if not stamp.exists() or stamp.read_bytes() != lock:
+        shutil.rmtree(deps, ignore_errors=True)
+        subprocess.run([PYTHON_313, "-m", "venv", tmp_path / "venv"], check=True)
+        subprocess.run(
+            ["make", "build-DepsLayer", f"ARTIFACTS_DIR={deps}"],
+            cwd=ROOT / "layers" / "deps",
+            env={
+                **os.environ,
+                "KEYFERRY_LAYER_TARGET": "host",
+                "KEYFERRY_PYTHON": str(tmp_path / "venv" / "bin" / "python"),
+            },
+            check=True,
+            capture_output=True,
+        )
+        stamp.write_bytes(lock)
+    handlers = [str(built / artifact / "handler.py") for artifact in FUNCTIONS]
+    paths = [str(built / "KeyferryLayer" / "python"), str(deps / "python")]
+    program = f"import sys; sys.path[:0] = {paths!r}\n{IMPORT_EVERY_HANDLER}"
+    done = subprocess.run(
+        # -I and -S: nothing of this machine's site-packages, nothing of this repository
+        [PYTHON_313, "-I", "-S", "-B", "-W", "error", "-c", program, json.dumps(handlers)],
+        cwd=tmp_path,
+        env=function_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("(3, 13)"), done.stdout
+
+
+def function_environment() -> dict[str, str]:
+    """What the template sets, with made-up names."""
+    source = (ROOT / "template.yaml").read_text(encoding="utf-8")
+    names = set(re.findall(r"\b(KEYFERRY_[A-Z_]+):", source))
+    numbers = {name: "7" for name in names if re.search(r"DAYS|SECONDS", name)}
+    arns = {
+        name: "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000"
+        for name in names
+        if name.endswith("_ARN")
+    }
+    return {
+        **dict.fromkeys(names, "name"),
+        **numbers,
+        **arns,
+        "KEYFERRY_REQUIRE_DPOP": "true",
+        "POWERTOOLS_SERVICE_NAME": "import",
+        "POWERTOOLS_METRICS_NAMESPACE": "Keyferry",
+        "POWERTOOLS_TRACE_DISABLED": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+    }
