@@ -15,7 +15,7 @@ import typer
 from botocore import exceptions as aws
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from keyferry_cli.operator_function import CommandFailed, OperatorFunction
@@ -171,8 +171,12 @@ def list_keys(
 
 
 def _key_table(rows: list[dict[str, Any]]) -> Table:
-    columns = ("name", "version", "previous", "roles", "platforms", "cache", "updated")
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    names = ("name", "version", "previous", "roles", "platforms", "cache", "updated, UTC")
+    table = Table(
+        *(Column(name, no_wrap=name != "roles") for name in names),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for row in rows:
         policy = row["policy"]
         access = [", ".join(policy[part]) for part in ("roles", "platforms")] if policy else []
@@ -182,7 +186,7 @@ def _key_table(rows: list[dict[str, Any]]) -> Table:
             row["previous"] if row["previous"] is not None else "-",
             *(access or ("nobody", "-")),
             f"{row['cache_seconds']} s",
-            f"{datetime.fromtimestamp(row['updated_at'], UTC):%Y-%m-%d %H:%M} UTC",
+            f"{datetime.fromtimestamp(row['updated_at'], UTC):%Y-%m-%d %H:%M}",
         )
         # Text, because a name in brackets would else be read as markup.
         table.add_row(*(Text(str(cell)) for cell in cells))

@@ -44,7 +44,7 @@ _DOCUMENTS = {
     "/.well-known/openid-configuration": "metadata",
     "/.well-known/jwks.json": "JWKS",
 }
-_FLOOD = 60  # login attempts; the usage plan of stage dev lets a burst of 20 through
+_FLOOD = 80  # logins; the usage plan of stage dev lets 20 through at once, then 5 a second
 
 
 class DidNotHold(Exception):
@@ -316,10 +316,10 @@ class Demonstration:
             step.seen = "reuse detected: the session is dead for both, and delivers no key"
 
     def _flood_is_throttled(self) -> None:
-        with self._step(f"{_FLOOD} logins at once") as step:
+        with self._step(f"{_FLOOD} logins in a rush") as step:
             url = f"{self._stack.api_url}/v1/login"
             headers = {"x-api-key": self._stack.client_keys["android"]}
-            with httpx.Client(timeout=30) as http, ThreadPoolExecutor(12) as pool:
+            with httpx.Client(timeout=30, trust_env=False) as http, ThreadPoolExecutor(4) as pool:
                 replies = list(
                     pool.map(lambda _: http.post(url, headers=headers, json={}), range(_FLOOD))
                 )

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 USERNAME = "ana"
 
 
-def prepare(stack: LocalStack, folder: Path, *, username: str = USERNAME) -> None:
+def prepare(
+    stack: LocalStack, folder: Path, *, username: str = USERNAME, key: str = "gemini"
+) -> None:
     """A user, a key, and a folder from which the lines of `curl_lines` work."""
     password = secrets.token_urlsafe(12)
     keyferry(stack, "users", "add", username, "--role", "analyst", secret=password)
     policy = ("--role", "analyst", "--platform", "*")
-    keyferry(stack, "keys", "put", "gemini", *policy, secret="AIza" + secrets.token_urlsafe(26))
+    keyferry(stack, "keys", "put", key, *policy, secret="AIza" + secrets.token_urlsafe(26))
     (folder / "password.txt").write_text(password + "\n")
     _script(folder / "phone", "keyferry_client", {})
     _script(
