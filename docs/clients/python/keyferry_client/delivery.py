@@ -66,7 +66,9 @@ def open_delivery(
         if claims.get(name) != value:
             raise TamperedDelivery(f"the delivery has another {name}")
     expires_at = claims.get("exp")
-    if not isinstance(expires_at, (int, float)) or expires_at + _LEEWAY_SECONDS <= now:
+    if not isinstance(expires_at, (int, float)):
+        raise TamperedDelivery("the delivery does not say when it expires")
+    if expires_at + _LEEWAY_SECONDS <= now:
         raise TamperedDelivery("the delivery has expired")
     keys = claims.get("keys")
     if not isinstance(keys, dict):
