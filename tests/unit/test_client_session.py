@@ -599,10 +599,25 @@ def test_phone_whose_clock_is_days_off_works(
     phone: Phone, server: Server, clock_error: float
 ) -> None:
     phone.clock_error = clock_error
+    server.nonce = "n1"
     client = phone.logged_in()
     assert client.key("gemini").value == "AIza-secret"
     client.refresh()
-    assert server.proof(server.calls("/v1/token")[0])["iat"] == int(server.now)
+    phone.clock_error = -clock_error
+    client.refresh()
+    assert client.keys()["gemini"].value == "AIza-secret"
+    assert len(server.calls("/v1/login")) == 2
+    assert len(server.calls("/v1/token")) == 2
+
+
+def test_delivery_that_was_held_back_too_long_is_refused(
+    phone: Phone, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = phone.logged_in()
+    elapsed = iter([0.0, 300.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(elapsed))
+    with pytest.raises(TamperedDelivery, match="expired"):
+        client.keys()
 
 
 @pytest.mark.parametrize(
@@ -615,7 +630,10 @@ def test_phone_whose_clock_is_days_off_works(
         {"sid": "session-2"},
         {"proof_jti": "the proof of an earlier request"},
         {"proof_jti": None},
+        {"exp": 1_000_000},
         {"exp": 1_000_000 - 61},
+        {"iat": None},
+        {"iat": "now"},
         {"exp": None},
         {"exp": "never"},
         {"keys": None},

@@ -115,6 +115,7 @@ def _open(options: argparse.Namespace) -> None:
             options.issuer, lambda url: http.get(url).raise_for_status(), time.time
         )
         access_token = _session(options.session)["access_token"]
+        proof = _last_jti(options.device)
         session = verify_jwt(
             access_token, typ="at+jwt", jwk=discovery.key_for(access_token, typ="at+jwt")
         )
@@ -123,14 +124,14 @@ def _open(options: argparse.Namespace) -> None:
             client_id=options.client_id,
             subject=session["sub"],
             session_id=session["sid"],
-            proof_jti=_last_jti(options.device).read_text(),
+            proof_jti=proof.read_text(),
         )
         keys = open_delivery(
             options.delivery.read_text().strip(),
             _device(options.device),
             expected,
             signing_key=lambda token: discovery.key_for(token, typ=TYP),
-            now=time.time(),
+            age=time.time() - proof.stat().st_mtime,
         )
     for name, key in keys.items():
         print(f"{name}\tversion {key.version}\t{key.value}")

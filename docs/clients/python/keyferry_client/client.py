@@ -22,7 +22,7 @@ from .device import DeviceKeys
 from .discovery import Discovery
 from .dpop import NonceCache, make_proof
 from .errors import KeyferryError, LoggedOut, Rejected, Retryable, TamperedDelivery
-from .jose import thumbprint, unverified_claims, verify_jwt
+from .jose import thumbprint, verify_jwt
 from .state import PersistedState, Storage
 
 # Ask for a new access token a little before the old one ends, so that no request dies on the way.
@@ -56,10 +56,15 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A response, with the `jti` of the proof that asked for it."""
+    """A response, with the `jti` of the proof that asked for it, and when that was sent.
+
+    `sent_at` is on a clock that never jumps and counts sleep as well (Android `elapsedRealtime`,
+    iOS `mach_continuous_time`).
+    """
 
     response: httpx.Response
     proof_jti: str
+    sent_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +267,7 @@ class KeyferryClient:
             self._device,
             expected,
             signing_key=lambda token: self._discovery.key_for(token, typ=TYP),
-            now=self._server_time(),
+            age=time.monotonic() - exchange.sent_at,
         )
 
     # ── one request ────────────────────────────────────────────────────────────
@@ -294,13 +299,14 @@ class KeyferryClient:
                 self._device,
                 method,
                 url,
-                issued_at=int(self._server_time()),
+                issued_at=int(self._clock()),
                 nonce=self._nonces.get(url),
                 access_token=access_token,
             )
             sent = {"x-api-key": self._config.client_key, "DPoP": proof.header, **(headers or {})}
             if access_token is not None:
                 sent["Authorization"] = f"DPoP {access_token}"
+            sent_at = time.monotonic()
             try:
                 response = self._http.request(method, url, headers=sent, json=json, data=form)
             except httpx.RequestError as error:
@@ -310,7 +316,7 @@ class KeyferryClient:
                 continue
             break
         _raise_for_refusal(response)
-        return Exchange(response, proof.jti)
+        return Exchange(response, proof.jti, sent_at)
 
     def _get_public(self, url: str) -> httpx.Response:
         try:
@@ -327,9 +333,6 @@ class KeyferryClient:
             raise LoggedOut("there is no session")
         return self._state
 
-    def _server_time(self) -> float:
-        return self._clock() + (self._state.clock_offset if self._state else 0.0)
-
     def _token_fields(self, reply: Mapping[str, Any]) -> dict[str, Any]:
         now = self._clock()
         return {
@@ -337,21 +340,7 @@ class KeyferryClient:
             "access_expires_at": now + reply["expires_in"],
             "refresh_token": reply["refresh_token"],
             "refresh_expires_at": now + reply.get("refresh_expires_in", 0),
-            "clock_offset": self._clock_offset(reply["access_token"], now),
         }
-
-    def _clock_offset(self, access_token: str, now: float) -> float:
-        """How far the server's clock is ahead, from the moment at which it dated this token.
-
-        Lifetimes are counted on this device's clock; what the server dates is compared on its own.
-        """
-        try:
-            issued_at = unverified_claims(access_token).get("iat")
-        except TamperedDelivery:
-            issued_at = None
-        if isinstance(issued_at, (int, float)):
-            return issued_at - now
-        return self._state.clock_offset if self._state else 0.0
 
     def _remember(self, state: PersistedState) -> None:
         # Stored first, used after. A crash in between loses nothing, because the server still

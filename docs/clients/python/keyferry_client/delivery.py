@@ -12,7 +12,6 @@ from .errors import TamperedDelivery
 from .jose import PublicJwk, decrypt, thumbprint, verify_jwt
 
 TYP = "keyferry-keys+jwt"
-_LEEWAY_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +42,13 @@ def open_delivery(
     expected: Expected,
     *,
     signing_key: Callable[[str], PublicJwk],
-    now: float,
+    age: float,
 ) -> dict[str, DeliveredKey]:
-    """The keys of one delivery, or `TamperedDelivery`. `signing_key` finds the public key of the
-    inner JWT.
+    """The keys of one delivery, or `TamperedDelivery`.
+
+    `signing_key` finds the public key of the inner JWT. `age` is the time in seconds since the
+    request was sent. The delivery was signed after that, as `proof_jti` proves, so it is no older:
+    its expiry is checked without this device's clock, which may be days off.
     """
     kid = thumbprint(device.encryption_jwk)
     inner = decrypt(token, kid=kid, agree=device.agree).decode("utf-8", errors="replace")
@@ -65,10 +67,10 @@ def open_delivery(
     for name, value in required.items():
         if claims.get(name) != value:
             raise TamperedDelivery(f"the delivery has another {name}")
-    expires_at = claims.get("exp")
-    if not isinstance(expires_at, (int, float)):
+    issued_at, expires_at = claims.get("iat"), claims.get("exp")
+    if not isinstance(issued_at, (int, float)) or not isinstance(expires_at, (int, float)):
         raise TamperedDelivery("the delivery does not say when it expires")
-    if expires_at + _LEEWAY_SECONDS <= now:
+    if issued_at + age >= expires_at:
         raise TamperedDelivery("the delivery has expired")
     keys = claims.get("keys")
     if not isinstance(keys, dict):

@@ -163,11 +163,3 @@ def verify_jwt(token: str, *, typ: str, jwk: PublicJwk) -> dict[str, Any]:
     except (JoseError, ValueError) as error:
         raise TamperedDelivery("the signature does not hold") from error
     return json_object(verified.payload)
-
-
-def unverified_claims(token: str) -> dict[str, Any]:
-    """The claims of a JWT as they stand: good for a hint, never for a decision."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        raise TamperedDelivery("not a JWT")
-    return json_object(b64decode(parts[1]))

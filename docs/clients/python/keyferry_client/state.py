@@ -21,8 +21,6 @@ class PersistedState:
     access_expires_at: float
     refresh_token: str = field(repr=False)
     refresh_expires_at: float
-    clock_offset: float = 0.0
-    """The server's clock minus this device's clock, in seconds. Phones are minutes or days off."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
