@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -61,21 +60,13 @@ def put(cloud: Cloud, row: Session) -> None:
 
 def test_round_trip(cloud: Cloud) -> None:
     row = fresh()
-    cloud.sessions.create(row)
-    assert read(cloud, row) == row
-
-
-def test_a_session_id_is_used_once(cloud: Cloud) -> None:
-    row = fresh()
-    cloud.sessions.create(row)
-    with pytest.raises(ClientError, match="ConditionalCheckFailed"):
-        cloud.sessions.create(replace(row, generation=0))
+    put(cloud, row)
     assert read(cloud, row) == row
 
 
 def test_rotation_moves_the_row_on_and_nothing_else(cloud: Cloud) -> None:
     row = fresh()
-    cloud.sessions.create(row)
+    put(cloud, row)
     rotation = rotate(cloud.sessions, present(row))
     assert rotation.outcome is Outcome.ROTATED
     assert rotation.session == read(cloud, row)
@@ -179,7 +170,7 @@ def test_unknown_session(cloud: Cloud) -> None:
 
 def test_lost_reply_then_on(cloud: Cloud) -> None:
     row = fresh()
-    cloud.sessions.create(row)
+    put(cloud, row)
     outcomes = [
         rotate(cloud.sessions, present(row, generation=generation, request_id=request)).outcome
         for generation, request in [(7, "a"), (7, "b"), (7, "c"), (8, "d"), (7, "e")]
@@ -196,7 +187,7 @@ def test_lost_reply_then_on(cloud: Cloud) -> None:
 
 def test_a_dead_session_stays_dead(cloud: Cloud) -> None:
     row = fresh()
-    cloud.sessions.create(row)
+    put(cloud, row)
     assert cloud.sessions.end(row.sub, row.sid)
     assert not cloud.sessions.end(row.sub, row.sid)
     for generation in range(5, 10):
@@ -212,7 +203,7 @@ def test_ending_does_not_make_rows(cloud: Cloud) -> None:
 
 def test_restored_table_heals_once_and_goes_on(cloud: Cloud) -> None:
     row = fresh(generation=3)
-    cloud.sessions.create(row)
+    put(cloud, row)
     healed = rotate(cloud.sessions, present(row, generation=40))
     assert healed.outcome is Outcome.HEALED
     assert read(cloud, row).generation == 41
@@ -223,13 +214,36 @@ def test_restored_table_heals_once_and_goes_on(cloud: Cloud) -> None:
     assert rotate(cloud.sessions, present(row, generation=5)).outcome is Outcome.REUSED
 
 
-def test_active_sids(cloud: Cloud) -> None:
+def test_living_sessions_oldest_first(cloud: Cloud) -> None:
+    rows = [replace(fresh(), sub="someone", created_at=NOW - age) for age in (1, 2, 3, 4, 5)]
+    rows[4] = replace(rows[4], idle_expires_at=NOW)
+    for row in rows:
+        put(cloud, row)
+    cloud.sessions.end("someone", rows[0].sid)
+    assert cloud.sessions.living("someone", now=NOW) == [rows[3], rows[2], rows[1]]
+    assert cloud.sessions.living("nobody", now=NOW) == []
+
+
+def test_ending_all_but_one(cloud: Cloud) -> None:
     rows = [replace(fresh(), sub="someone") for _ in range(4)]
     for row in rows:
-        cloud.sessions.create(row)
-    cloud.sessions.end("someone", rows[0].sid)
-    assert sorted(cloud.sessions.active_sids("someone")) == sorted(row.sid for row in rows[1:])
-    assert cloud.sessions.active_sids("nobody") == []
+        put(cloud, row)
+    assert cloud.sessions.end_all("someone", now=NOW, keep=rows[1].sid) == 3
+    assert cloud.sessions.living("someone", now=NOW) == [rows[1]]
+
+
+def test_ending_by_token(cloud: Cloud) -> None:
+    row = fresh()
+    put(cloud, row)
+    for secret, client in ((b"x" * 32, "ios"), (row.secret_hash, "android")):
+        assert not cloud.sessions.end_by_token(
+            row.sub, row.sid, secret_hash=secret, client_id=client
+        )
+    assert read(cloud, row) == row
+    assert cloud.sessions.end_by_token(
+        row.sub, row.sid, secret_hash=row.secret_hash, client_id="ios"
+    )
+    assert read(cloud, row).status is Status.LOGGED_OUT
 
 
 class TestRaces:
@@ -240,14 +254,14 @@ class TestRaces:
     def test_one_step_for_many_refreshes(self, cloud: Cloud) -> None:
         for _ in range(5):
             row = fresh()
-            cloud.sessions.create(row)
+            put(cloud, row)
             outcomes = self.race(cloud, [present(row, request_id=str(n)) for n in range(16)])
             assert sorted(outcomes) == [Outcome.RETRIED] * 15 + [Outcome.ROTATED]
             assert read(cloud, row).generation == row.generation + 1
 
     def test_racing_replays_are_one_theft(self, cloud: Cloud) -> None:
         row = fresh()
-        cloud.sessions.create(row)
+        put(cloud, row)
         outcomes = self.race(
             cloud, [present(row, generation=2, request_id=str(n)) for n in range(8)]
         )
@@ -255,7 +269,7 @@ class TestRaces:
 
     def test_bearer_budget_holds_under_concurrency(self, cloud: Cloud) -> None:
         row = fresh(jkt="", rotated_at=NOW, idle_expires_at=NOW + IDLE)
-        cloud.sessions.create(row)
+        put(cloud, row)
         presented = [present(row, generation=6, request_id=str(n)) for n in range(8)]
         with ThreadPoolExecutor(8) as pool:
             futures = [pool.submit(rotate, cloud.sessions, each) for each in presented]
@@ -271,7 +285,7 @@ class TestRaces:
 
     def test_a_heal_and_a_rotation_at_once_leave_one_lineage(self, cloud: Cloud) -> None:
         row = fresh()
-        cloud.sessions.create(row)
+        put(cloud, row)
         presented = [
             present(row, generation=generation, request_id=f"{generation}.{n}")
             for generation in (7, 30)

@@ -31,6 +31,11 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+def ath(access_token: str) -> str:
+    digest = hashlib.sha256(access_token.encode()).digest()
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
 @dataclass
 class Device:
     """One app installation: two key pairs, a client key, and what it was given last."""
@@ -102,14 +107,19 @@ class Device:
     def keys(
         self, path: str = "/v1/keys", *, query: str = "", headers: dict[str, str] | None = None
     ) -> httpx.Response:
+        return self.resource("GET", path, query=query, headers=headers)
+
+    def resource(
+        self, method: str, path: str, *, query: str = "", headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        """Call a protected resource with the access token and a proof that is about it."""
         token = self.tokens["access_token"]
-        ath = urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
         return self.call(
-            "GET",
+            method,
             path,
             query=query,
             headers={"Authorization": f"DPoP {token}", **(headers or {})},
-            proof=self.proof("GET", path, ath=ath),
+            proof=self.proof(method, path, ath=ath(token)),
         )
 
     def open(self, response: httpx.Response) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_login_is_three_calls(
     device = new_device()
     with stack.count_calls() as calls:
         assert device.login(username, PASSWORD).status_code == 200
-    assert (dict(calls.dynamodb), dict(calls.kms)) == ({"GetItem": 2, "PutItem": 1}, {})
+    assert (dict(calls.dynamodb), dict(calls.kms)) == ({"GetItem": 2, "TransactWriteItems": 1}, {})
 
 
 def test_refused_login_costs_the_same_for_an_unknown_user(

@@ -110,13 +110,13 @@ def test_size_is_bounded() -> None:
 def test_a_repeated_header_is_refused() -> None:
     request = Request.from_event(event(multiValueHeaders={"DPoP": ["a", "b"]}))
     with pytest.raises(RequestRefused):
-        request.header("dpop")
+        request.headers.one("dpop")
     request = Request.from_event(event(multiValueHeaders={"DPoP": ["a"], "dpop": ["b"]}))
     with pytest.raises(RequestRefused):
-        request.header("dpop")
+        request.headers.one("dpop")
 
 
-def test_path_is_the_routes_own() -> None:
+def test_the_url_is_the_issuers_and_the_routes() -> None:
     request = Request.from_event(
         event(
             resource="/v1/keys/{name}",
@@ -124,7 +124,8 @@ def test_path_is_the_routes_own() -> None:
             pathParameters={"name": "maps"},
         )
     )
-    assert request.path == "/v1/keys/maps"
+    call = request.call("https://issuer/stage")
+    assert (call.method, call.url) == ("POST", "https://issuer/stage/v1/keys/maps")
 
 
 def test_secrets_are_not_in_a_repr() -> None:

@@ -30,6 +30,8 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         "invalid_grant": ErrorKind(400, "The credentials or the refresh token are not valid."),
         "invalid_client": ErrorKind(401, "The client key is unknown or names another client."),
         "unsupported_grant_type": ErrorKind(400, "Only grant_type=refresh_token is served here."),
+        # RFC 7009 §2.2.1
+        "unsupported_token_type": ErrorKind(400, "An access token can not be revoked by itself."),
         # RFC 6750 §3.1
         "invalid_token": ErrorKind(401, "The access token is not valid."),
         # RFC 9449 §5 and §8; on a protected resource these two are 401 (§7.1, §9)

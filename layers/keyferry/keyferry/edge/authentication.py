@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keyferry.dpop import proof as dpop_proof
 from keyferry.dpop.proof import Proof
-from keyferry.edge.request import Request
+from keyferry.edge.request import Call, Request
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.tokens import access
@@ -20,24 +20,23 @@ def client_id(request: Request, keyring: UnwrappedKeyring) -> str:
 
 
 def device_key(
-    request: Request,
+    call: Call,
     keyring: UnwrappedKeyring,
     *,
     now: int,
     required: bool,
     access_token: str | None = None,
 ) -> Proof | None:
-    """Verify the request's DPoP proof; None when there is none and none is ``required``."""
-    header = request.header("dpop")
+    """Verify the DPoP proof of a call; None when there is none and none is ``required``."""
+    header = call.headers.one("dpop")
     if header is None:
         if required:
             raise RequestRefused("invalid_dpop_proof", "proof: none")
         return None
     return dpop_proof.verify(
         header,
-        method=request.method,
-        # The issuer, not a Host header: what the client was told is what it must have signed.
-        url=keyring.issuer + request.path,
+        method=call.method,
+        url=call.url,
         now=now,
         accepts_nonce=keyring.accepts_dpop_nonce,
         access_token=access_token,
@@ -45,11 +44,11 @@ def device_key(
 
 
 def authenticate(
-    request: Request, keyring: UnwrappedKeyring, *, now: int, require_dpop: bool
+    call: Call, keyring: UnwrappedKeyring, *, now: int, require_dpop: bool
 ) -> tuple[AccessToken, Proof | None]:
     """Verify the access token, and the proof that the caller holds the key it is bound to
     (RFC 9449 §7.1). A bound token is never accepted as a bearer token (§7.2)."""
-    scheme, _, presented = (request.header("authorization") or "").partition(" ")
+    scheme, _, presented = (call.headers.one("authorization") or "").partition(" ")
     bound = scheme.lower() == "dpop"
     if not bound and (require_dpop or scheme.lower() != "bearer"):
         raise RequestRefused("invalid_token", "no access token")
@@ -60,7 +59,7 @@ def authenticate(
         raise RequestRefused("invalid_token", "access token: under the wrong scheme")
     if not bound:
         return token, None
-    proof = device_key(request, keyring, now=now, required=True, access_token=presented)
+    proof = device_key(call, keyring, now=now, required=True, access_token=presented)
     if proof is None or proof.jkt != token.jkt:
         raise RequestRefused("invalid_token", "access token: bound to another key")
     return token, proof

@@ -21,14 +21,47 @@ _MAX_FORM_FIELDS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Headers:
+    """Header fields by lower-case name, each with every value that was sent."""
+
+    values: Mapping[str, tuple[str, ...]] = field(repr=False)
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Self:
+        several = event.get("multiValueHeaders")
+        if several is None:
+            several = {name: [value] for name, value in (event.get("headers") or {}).items()}
+        values: dict[str, tuple[str, ...]] = {}
+        for name, sent in several.items():
+            values[name.lower()] = values.get(name.lower(), ()) + tuple(sent)
+        return cls(values)
+
+    def one(self, name: str) -> str | None:
+        """The value of a header. Raise `RequestRefused` when it was sent more than once."""
+        values = self.values.get(name, ())
+        if len(values) > 1:
+            raise RequestRefused("invalid_request", f"header {name} repeated")
+        return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a DPoP proof must be about: method and URL as the client has them, and the headers."""
+
+    method: str
+    url: str
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """``headers`` are by lower-case name, each with every value that was sent."""
+    """A request to one of our own routes."""
 
     method: str
     resource: str
     path_parameters: Mapping[str, str]
     query: Mapping[str, str]
-    headers: Mapping[str, tuple[str, ...]] = field(repr=False)
+    headers: Headers
     body: bytes = field(repr=False)
     request_id: str
     client_key_id: str
@@ -44,7 +77,7 @@ class Request:
             resource=event["resource"],
             path_parameters=event.get("pathParameters") or {},
             query=event.get("queryStringParameters") or {},
-            headers=_headers(event),
+            headers=Headers.from_event(event),
             body=_body(event),
             request_id=context["requestId"],
             client_key_id=identity.get("apiKeyId") or "",
@@ -52,20 +85,13 @@ class Request:
             source_ip=identity.get("sourceIp") or "",
         )
 
-    @property
-    def path(self) -> str:
-        """The path below the stage, as the route has it and not as the URL spells it."""
+    def call(self, issuer: str) -> Call:
+        """This request as its proof must describe it. The URL is made of the issuer and the route,
+        not of what a Host header says: what the client was told is what it must have signed."""
         path = self.resource
         for name, value in self.path_parameters.items():
             path = path.replace(f"{{{name}}}", value)
-        return path
-
-    def header(self, name: str) -> str | None:
-        """The one value of a header. Raise `RequestRefused` when it was sent more than once."""
-        values = self.headers.get(name, ())
-        if len(values) > 1:
-            raise RequestRefused("invalid_request", f"header {name} repeated")
-        return values[0] if values else None
+        return Call(self.method, issuer + path, self.headers)
 
     def fields(self, *accepted: str) -> dict[str, Any]:
         """The body's members, by its media type (RFC 9110 §8.3.1), one of ``accepted``.
@@ -73,24 +99,13 @@ class Request:
         Raise `RequestRefused` for another media type, a body that is not what it says it is, and a
         repeated field (RFC 6749 §3.2).
         """
-        media_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        media_type = (self.headers.one("content-type") or "").partition(";")[0].strip().lower()
         if media_type not in accepted:
             raise RequestRefused("unsupported_media_type", "content-type")
         try:
             return loads_object(self.body) if media_type == JSON else _form(self.body)
         except ValueError:
             raise RequestRefused("invalid_request", f"body is not {media_type}") from None
-
-
-def _headers(event: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    several = event.get("multiValueHeaders")
-    if several is None:
-        several = {name: [value] for name, value in (event.get("headers") or {}).items()}
-    headers: dict[str, tuple[str, ...]] = {}
-    for name, values in several.items():
-        lower = name.lower()
-        headers[lower] = headers.get(lower, ()) + tuple(values)
-    return headers
 
 
 def _body(event: Mapping[str, Any]) -> bytes:

@@ -23,6 +23,7 @@ class Metric(StrEnum):
 
     LOGIN_SUCCEEDED = "LoginSucceeded"
     LOGIN_FAILED = "LoginFailed"
+    SESSION_ENDED = "SessionEnded"
     REFRESH_ROTATED = "RefreshRotated"
     REFRESH_RETRIED = "RefreshRetried"
     REFRESH_REUSE_DETECTED = "RefreshReuseDetected"
@@ -32,11 +33,12 @@ class Metric(StrEnum):
     KEYS_DELIVERED = "KeysDelivered"
     KEYS_NOT_MODIFIED = "KeysNotModified"
     DELIVERY_REFUSED = "DeliveryRefused"
+    AUTHORIZER_REFUSED = "AuthorizerRefused"
     KEYRING_CHANGED = "KeyringChanged"
 
 
-def count(metric: Metric) -> None:
-    with single_metric(name=metric, unit=MetricUnit.Count, value=1, namespace=NAMESPACE):
+def count(metric: Metric, times: int = 1) -> None:
+    with single_metric(name=metric, unit=MetricUnit.Count, value=times, namespace=NAMESPACE):
         pass
 
 

@@ -64,8 +64,18 @@ class Plan:
     missing: tuple[tuple[Purpose, Standing], ...]
 
 
-def advance(keys: tuple[WrappedKey, ...], schedules: Mapping[Purpose, Schedule], now: int) -> Plan:
-    """Where each key stands at ``now`` (epoch seconds), and what is missing."""
+def advance(
+    keys: tuple[WrappedKey, ...],
+    schedules: Mapping[Purpose, Schedule],
+    now: int,
+    *,
+    early: bool = False,
+) -> Plan:
+    """Where each key stands at ``now`` (epoch seconds), and what is missing.
+
+    ``early`` puts every next key into use though the current one's time is not over; it does not
+    shorten how long a key is announced.
+    """
     keep: list[WrappedKey] = []
     missing: list[tuple[Purpose, Standing]] = []
     for purpose, schedule in schedules.items():
@@ -73,12 +83,16 @@ def advance(keys: tuple[WrappedKey, ...], schedules: Mapping[Purpose, Schedule],
         following = [key for key in mine if key.standing is Standing.NEXT]
         current = [key for key in mine if key.standing is Standing.CURRENT]
         previous = [key for key in mine if key.standing is Standing.PREVIOUS]
+        if not current and following:
+            # The current key was revoked: the next one takes over, announced for long or not.
+            current = [replace(following[0], standing=Standing.CURRENT, since=now)]
+            following = []
         if not current:
             # The first key of a new stack: nothing has been cached, so nothing must be announced.
             missing.append((purpose, Standing.CURRENT))
         elif (
             following
-            and now >= current[0].since + schedule.active
+            and (early or now >= current[0].since + schedule.active)
             and now >= following[0].since + schedule.announce
         ):
             previous.append(replace(current[0], standing=Standing.PREVIOUS, since=now))
@@ -144,19 +158,26 @@ def maintain(
     now: int,
     issuer: str | None = None,
     clients: Mapping[str, str] | None = None,
+    early: bool = False,
+    revoked: str | None = None,
 ) -> Maintenance:
     """Bring the keyring to where it should be at ``now``.
 
     ``issuer`` and ``clients`` are given when the stack is created or updated, and kept otherwise.
+    ``early`` rotates before its time. ``revoked`` is the ``kid`` of a key to drop at once.
 
     Raise `Unavailable` when other writers kept winning, and `LookupError` when there is no keyring
-    and no issuer to make one for.
+    and no issuer to make one for, or no key ``revoked``.
     """
     for _ in range(_WRITE_ATTEMPTS):
         seen = store.read()
         if seen is None and issuer is None:
             raise LookupError("there is no keyring, and no issuer was given to make one")
-        plan = advance(seen.keys if seen else (), schedules, now)
+        keys = seen.keys if seen else ()
+        if revoked is not None and revoked not in {key.kid for key in keys}:
+            raise LookupError("there is no such key")
+        keys = tuple(key for key in keys if key.kid != revoked)
+        plan = advance(keys, schedules, now, early=early)
         wanted = Keyring(
             revision=seen.revision + 1 if seen else 1,
             issuer=issuer or (seen.issuer if seen else ""),

@@ -1,4 +1,5 @@
-"""The function that keeps the keyring: on a schedule, and as the stack's custom resource.
+"""The function that keeps the keyring: on a schedule, as the stack's custom resource, and for the
+operator.
 
 The custom resource is how a fresh stack gets its first keys, its issuer and its clients. Deleting
 the resource changes nothing: keys of a stack that is going away still open its backups.
@@ -16,11 +17,12 @@ from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keyferry import aws, clock
 from keyferry.config import Deployment, TokenPolicy
 from keyferry.edge.telemetry import Metric, count, failure, logger
+from keyferry.errors import CommandRefused, Unavailable
 from keyferry.keyring.lifecycle import KeyMaker, Maintenance, Schedule, maintain, schedules
 from keyferry.keyring.model import Purpose
 from keyferry.keyring.store import KeyringStore
@@ -37,6 +39,16 @@ class KeyringProperties(BaseModel):
     issuer: str = Field(alias="Issuer", pattern=r"^https?://[^?#]+[^/?#]$")
     clients: dict[str, str] = Field(alias="Clients", min_length=1)
     """Client id → API Gateway API-key id."""
+
+
+class KeyringCommand(BaseModel):
+    """A direct invocation by the operator; no reply shows more of a key than its public half."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    command: Literal["keyring.show", "keyring.rotate", "keyring.revoke"]
+    now: bool = False
+    kid: str | None = None
 
 
 class CustomResourceRequest(BaseModel):
@@ -77,6 +89,8 @@ class RotateKeyring:
     def __call__(self, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         """Run once. A schedule's failure raises, so that Lambda retries it and the alarm sees it;
         a custom resource's is told to CloudFormation, which would otherwise wait for an hour."""
+        if "command" in event:
+            return self.command(event)
         if "ResponseURL" not in event:
             return _report(self.maintain())
         request = CustomResourceRequest.model_validate(event)
@@ -89,21 +103,52 @@ class RotateKeyring:
         _answer(request, "SUCCESS", "", data)
         return data
 
-    def maintain(
-        self, *, issuer: str | None = None, clients: Mapping[str, str] | None = None
-    ) -> Maintenance:
-        done = maintain(
-            self.store,
-            self.maker,
-            self.schedules,
-            now=self.now(),
-            issuer=issuer,
-            clients=clients,
-        )
+    def command(self, event: dict[str, Any]) -> dict[str, Any]:
+        """What the operator asks for, answered as the operator function answers."""
+        try:
+            command = KeyringCommand.model_validate(event)
+            if (command.kid is None) == (command.command == "keyring.revoke"):
+                raise CommandRefused("invalid_request", "keyring.revoke, and only it, takes a kid.")
+            if command.command == "keyring.rotate":
+                self.maintain(early=command.now)
+            elif command.command == "keyring.revoke":
+                self.maintain(revoked=command.kid)
+            return {"ok": True, "result": self._show()}
+        except ValidationError:
+            return _refused("invalid_request", "There is no such command.")
+        except CommandRefused as refused:
+            return _refused(refused.code, refused.description)
+        except LookupError as error:
+            return _refused("not_found", f"{error}.")
+        except Unavailable as unavailable:
+            return _refused("temporarily_unavailable", f"AWS: {unavailable.operation}; try again.")
+
+    def maintain(self, **changes: Any) -> Maintenance:
+        """`lifecycle.maintain` with this function's store, maker, schedules and clock."""
+        done = maintain(self.store, self.maker, self.schedules, now=self.now(), **changes)
         logger.info("keyring", extra={"keyring": _report(done)})
         if done.written:
             count(Metric.KEYRING_CHANGED)
         return done
+
+    def _show(self) -> dict[str, Any]:
+        keyring = self.store.read()
+        if keyring is None:
+            raise LookupError("there is no keyring")
+        return {
+            "revision": keyring.revision,
+            "issuer": keyring.issuer,
+            "clients": dict(keyring.clients),
+            "keys": [
+                {
+                    "kid": key.kid,
+                    "purpose": key.purpose,
+                    "standing": key.standing,
+                    "since": key.since,
+                }
+                for key in keyring.keys
+            ],
+        }
 
     def _apply(self, request: CustomResourceRequest) -> dict[str, Any]:
         if request.RequestType == "Delete":
@@ -120,6 +165,10 @@ def _report(done: Maintenance) -> dict[str, Any]:
         "created": list(done.created),
         "dropped": list(done.dropped),
     }
+
+
+def _refused(code: str, description: str) -> dict[str, Any]:
+    return {"ok": False, "error": {"error": code, "error_description": description}}
 
 
 def _answer(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kms import KMSClient
 
-MAX_AGE_SECONDS: Final = 300
-"""How long a change of the keyring may take to reach a warm function."""
+MAX_AGE_SECONDS: Final = 60
+"""How long a change of the keyring, a revoked key above all, may take to reach a warm function."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ class UnwrappedKeyring:
         return nonce.issue(self._secret(current), self.now())
 
     def accepts_dpop_nonce(self, presented: str) -> bool:
-        # A switch of keys reaches the warm functions over five minutes, so a nonce may come from the
+        # A switch of keys reaches the warm functions over a minute, so a nonce may come from the
         # key before or after ours. Those two are unwrapped only when one really does.
         order = (Standing.CURRENT, Standing.PREVIOUS, Standing.NEXT)
         now = self.now()

@@ -52,6 +52,19 @@ class AddUser(BaseModel):
     roles: Annotated[list[Role], Field(max_length=32)] = []
 
 
+class NamedUser(BaseModel):
+    model_config = _STRICT
+
+    username: str
+
+
+class SetPassword(BaseModel):
+    model_config = _STRICT
+
+    username: str
+    password: Annotated[SecretStr, Field(min_length=1, max_length=MAX_PASSWORD_BYTES)]
+
+
 class KeyPolicy(BaseModel):
     model_config = _STRICT
 
@@ -145,6 +158,9 @@ class Operator:
     def _commands(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
         return {
             "users.add": lambda a: self.add_user(AddUser.model_validate(a)),
+            "users.disable": lambda a: self.disable_user(NamedUser.model_validate(a)),
+            "users.enable": lambda a: self.enable_user(NamedUser.model_validate(a)),
+            "users.set_password": lambda a: self.set_password(SetPassword.model_validate(a)),
             "keys.put": lambda a: self.put_key(PutKey.model_validate(a)),
             "keys.list": lambda a: self.list_keys(Nothing.model_validate(a)),
             "keys.delete": lambda a: self.delete_key(DeleteKey.model_validate(a)),
@@ -152,11 +168,7 @@ class Operator:
         }
 
     def add_user(self, request: AddUser) -> dict[str, Any]:
-        try:
-            username = canonical_username(request.username)
-            password = normalise(request.password.get_secret_value())
-        except ValueError as error:
-            raise CommandRefused("invalid_request", f"{error}.") from None
+        username, password = _canonical(request.username), _password(request.password)
         user = User(
             sub=base64url.encode(self.random(ID_BYTES)),
             username=request.username,
@@ -173,6 +185,25 @@ class Operator:
             "roles": list(user.roles),
             "status": user.status,
         }
+
+    def disable_user(self, request: NamedUser) -> dict[str, Any]:
+        """From the first write on, no login and no delivery; when this returns, no session."""
+        sub = self._set_status(request.username, UserStatus.DISABLED)
+        ended = self.sessions.end_all(sub, now=self.now())
+        return {"sub": sub, "status": UserStatus.DISABLED, "revoked": ended}
+
+    def enable_user(self, request: NamedUser) -> dict[str, Any]:
+        sub = self._set_status(request.username, UserStatus.ACTIVE)
+        return {"sub": sub, "status": UserStatus.ACTIVE}
+
+    def set_password(self, request: SetPassword) -> dict[str, Any]:
+        """From the first write on, no login with the old one; when this returns, no session."""
+        password = _password(request.password)
+        phc = hash_password(password, random=self.random)
+        sub = self.users.set_password(_canonical(request.username), phc)
+        if sub is None:
+            raise CommandRefused("not_found", "There is no user of that name.")
+        return {"sub": sub, "revoked": self.sessions.end_all(sub, now=self.now())}
 
     def put_key(self, request: PutKey) -> dict[str, Any]:
         value = request.value.get_secret_value().encode("utf-8")
@@ -202,18 +233,37 @@ class Operator:
 
     def revoke_sessions(self, request: RevokeSessions) -> dict[str, Any]:
         sub = request.sub if request.sub is not None else self._sub(request.username or "")
-        sids = [request.sid] if request.sid is not None else self.sessions.active_sids(sub)
-        return {"revoked": sum(self.sessions.end(sub, sid) for sid in sids)}
+        if request.sid is None:
+            return {"revoked": self.sessions.end_all(sub, now=self.now())}
+        return {"revoked": int(self.sessions.end(sub, request.sid))}
+
+    def _set_status(self, username: str, status: UserStatus) -> str:
+        sub = self._sub(username)
+        if not self.users.set_status(sub, status):
+            raise CommandRefused("not_found", "There is no user of that name.")
+        return sub
 
     def _sub(self, username: str) -> str:
-        try:
-            canonical = canonical_username(username)
-        except ValueError as error:
-            raise CommandRefused("invalid_request", f"{error}.") from None
-        credential = self.users.password_credential(canonical)
+        credential = self.users.password_credential(_canonical(username))
         if credential is None:
             raise CommandRefused("not_found", "There is no user of that name.")
         return credential.sub
+
+
+def _canonical(username: str) -> str:
+    try:
+        return canonical_username(username)
+    except ValueError as error:
+        raise CommandRefused("invalid_request", f"{error}.") from None
+
+
+def _password(password: SecretStr) -> bytes:
+    try:
+        return normalise(password.get_secret_value())
+    except UnicodeEncodeError:
+        raise CommandRefused("invalid_request", "password: not Unicode text.") from None
+    except ValueError as error:
+        raise CommandRefused("invalid_request", f"{error}.") from None
 
 
 def _refused(code: str, description: str) -> dict[str, Any]:

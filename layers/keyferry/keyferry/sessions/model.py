@@ -52,6 +52,9 @@ class Session:
     retry_day: int = 0
     retry_count: int = 0
 
+    def is_alive(self, now: int) -> bool:
+        return self.status is Status.ACTIVE and now < self.refresh_expires_at
+
     @property
     def refresh_expires_at(self) -> int:
         return min(self.idle_expires_at, self.absolute_expires_at)

@@ -81,7 +81,10 @@ class Refresh:
         token = refresh.parse(form.refresh_token, self.keyring.refresh_mac_key)
         now = self.now()
         proof = authentication.device_key(
-            request, self.keyring, now=now, required=self.policy.require_dpop
+            request.call(self.keyring.issuer),
+            self.keyring,
+            now=now,
+            required=self.policy.require_dpop,
         )
         rotation = self.sessions.rotate(
             Presented(

@@ -97,7 +97,7 @@ def decide(row: Session | None, presented: Presented, now: int) -> Outcome:
         return Outcome.LOGGED_OUT
     if row.status is Status.COMPROMISED:
         return Outcome.COMPROMISED
-    if now >= row.idle_expires_at or now >= row.absolute_expires_at:
+    if now >= row.refresh_expires_at:
         return Outcome.EXPIRED
     if presented.generation == row.generation:
         return Outcome.ROTATED if row.generation < MAX_GENERATION else Outcome.EXHAUSTED

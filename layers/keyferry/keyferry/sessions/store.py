@@ -79,15 +79,6 @@ class SessionStore:
     client: DynamoDBClient
     table: str
 
-    def create(self, session: Session) -> None:
-        """Write a new row. A ``sid`` is 16 random bytes; that it is new is checked all the same."""
-        with calling("dynamodb:PutItem session"):
-            self.client.put_item(
-                TableName=self.table,
-                Item=to_item(session),
-                ConditionExpression="attribute_not_exists(sid)",
-            )
-
     def rotate(
         self, presented: Presented, *, now: int, idle_seconds: int, mac_kid: str
     ) -> Rotation:
@@ -127,15 +118,26 @@ class SessionStore:
     def end(self, sub: str, sid: str) -> bool:
         """Log a session out. Return whether it was active until now."""
         return self._set_status(
-            {"sub": {"S": sub}, "sid": {"S": sid}},
-            Status.LOGGED_OUT,
-            condition=ACTIVE,
-            values={},
+            {"sub": {"S": sub}, "sid": {"S": sid}}, Status.LOGGED_OUT, condition=ACTIVE, values={}
         )
 
-    def active_sids(self, sub: str) -> list[str]:
-        """The ids of a user's active sessions, read consistently."""
-        sids: list[str] = []
+    def end_by_token(self, sub: str, sid: str, *, secret_hash: bytes, client_id: str) -> bool:
+        """As `end`, if the token that names the session is of that session and that client."""
+        return self._set_status(
+            {"sub": {"S": sub}, "sid": {"S": sid}},
+            Status.LOGGED_OUT,
+            condition=f"{ACTIVE} AND {SAME_SECRET} AND {SAME_CLIENT}",
+            values={":secret_hash": {"B": secret_hash}, ":client_id": {"S": client_id}},
+        )
+
+    def end_all(self, sub: str, *, now: int, keep: str | None = None) -> int:
+        """Log out every session of a user but ``keep``. Return how many were active until now."""
+        sids = [row.sid for row in self.living(sub, now=now) if row.sid != keep]
+        return sum(self.end(sub, sid) for sid in sids)
+
+    def living(self, sub: str, *, now: int) -> list[Session]:
+        """A user's sessions that are active and not expired, oldest first, read consistently."""
+        rows: list[Session] = []
         start: dict[str, Any] = {}
         while True:
             with calling("dynamodb:Query session"):
@@ -143,19 +145,16 @@ class SessionStore:
                     TableName=self.table,
                     ConsistentRead=True,
                     KeyConditionExpression="#sub = :sub",
-                    FilterExpression=ACTIVE,
-                    ProjectionExpression="sid",
-                    ExpressionAttributeNames={"#sub": "sub", "#status": "status"},
-                    ExpressionAttributeValues={
-                        ":sub": {"S": sub},
-                        ":active": {"S": Status.ACTIVE},
-                    },
+                    ExpressionAttributeNames={"#sub": "sub"},
+                    ExpressionAttributeValues={":sub": {"S": sub}},
                     **start,
                 )
-            sids += [item["sid"]["S"] for item in page["Items"]]
+            rows += [from_item(item) for item in page["Items"]]
             if "LastEvaluatedKey" not in page:
-                return sids
+                break
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        alive = (row for row in rows if row.is_alive(now))
+        return sorted(alive, key=lambda row: (row.created_at, row.sid))
 
     def _move(
         self, presented: Presented, *, expected: int, now: int, idle_seconds: int, mac_kid: str

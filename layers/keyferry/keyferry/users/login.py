@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
@@ -20,6 +20,7 @@ from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.grant import Grants
 from keyferry.sessions.model import Device
+from keyferry.sessions.opening import SessionOpening
 from keyferry.sessions.store import SessionStore
 from keyferry.users.model import MAX_USERNAME_LENGTH, User, UserStatus, canonical_username
 from keyferry.users.passwords import (
@@ -62,7 +63,7 @@ class LoginRequest(BaseModel):
 class Login:
     keyring: UnwrappedKeyring
     users: UserStore
-    sessions: SessionStore
+    opening: SessionOpening
     grants: Grants
     policy: TokenPolicy
     now: Callable[[], int]
@@ -73,10 +74,15 @@ class Login:
         dynamodb, kms = aws.dynamodb(), aws.kms()
         keyring = UnwrappedKeyring.from_environ(dynamodb, kms, environ)
         policy = TokenPolicy.from_environ(environ)
+        users = UserStore.from_environ(dynamodb, environ)
         return cls(
             keyring=keyring,
-            users=UserStore.from_environ(dynamodb, environ),
-            sessions=SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
+            users=users,
+            opening=SessionOpening(
+                users,
+                SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
+                limit=int(environ["KEYFERRY_MAX_SESSIONS"]),
+            ),
             grants=Grants(keyring, policy, clock.now, clock.random),
             policy=policy,
             now=clock.now,
@@ -88,9 +94,12 @@ class Login:
         encryption_key = _encryption_key(body.device.encryption_key)
         client_id = authentication.client_id(request, self.keyring)
         proof = authentication.device_key(
-            request, self.keyring, now=self.now(), required=self.policy.require_dpop
+            request.call(self.keyring.issuer),
+            self.keyring,
+            now=self.now(),
+            required=self.policy.require_dpop,
         )
-        user = self._user(body.username, body.password.get_secret_value())
+        user, credential = self._user(body.username, body.password.get_secret_value())
         session, token = self.grants.begin(
             user,
             client_id=client_id,
@@ -104,13 +113,16 @@ class Login:
             encryption_key=(encryption_key.x, encryption_key.y),
             request_id=request.request_id,
         )
-        self.sessions.create(session)
-        logger.info("login", extra={"outcome": "succeeded", "sid": session.sid})
+        displaced = self.opening.open(session, user, credential)
+        logger.info(
+            "login",
+            extra={"outcome": "succeeded", "sid": session.sid, "displaced": displaced},
+        )
         count(Metric.LOGIN_SUCCEEDED)
         return self.grants.respond(session, token)
 
-    def _user(self, username: str, password: str) -> User:
-        """The user that the two open. One answer and one amount of work for every failure:
+    def _user(self, username: str, password: str) -> tuple[User, PasswordCredential]:
+        """The user that the two open, and the credential that did. One answer and one amount of work for every failure:
         an unknown name, a wrong password and a disabled user can not be told apart."""
         try:
             octets = normalise(password)
@@ -126,15 +138,17 @@ class Login:
         if user.status is not UserStatus.ACTIVE:
             raise self._refused("disabled")
         if needs_rehash(credential.phc):
-            self._rehash(credential, octets)
-        return user
+            credential = self._rehash(credential, octets)
+        return user, credential
 
     def _refused(self, reason: str) -> RequestRefused:
         count(Metric.LOGIN_FAILED)
         return RequestRefused("invalid_grant", f"login: {reason}")
 
-    def _rehash(self, credential: PasswordCredential, password: bytes) -> None:
-        self.users.replace_hash(credential, hash_password(password, random=self.random))
+    def _rehash(self, credential: PasswordCredential, password: bytes) -> PasswordCredential:
+        phc = hash_password(password, random=self.random)
+        written = self.users.replace_hash(credential, phc)
+        return replace(credential, phc=phc) if written else credential
 
 
 def _body(request: Request) -> LoginRequest:

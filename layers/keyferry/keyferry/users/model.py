@@ -18,13 +18,18 @@ class UserStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """``sub`` never changes and says nothing; ``username`` is as it was first typed."""
+    """``sub`` never changes and says nothing; ``username`` is as it was first typed.
+
+    ``sessions`` are the ids of the sessions that count against the limit, in the order in which
+    they were opened. One of them may have ended since; one that is not among them is not alive.
+    """
 
     sub: str
     username: str
     status: UserStatus
     roles: tuple[str, ...]
     created_at: int
+    sessions: tuple[str, ...] = ()
 
 
 def canonical_username(username: str) -> str:

@@ -49,7 +49,7 @@ class UserStore:
         """``username`` is canonical. Read consistently: a changed password counts at once."""
         with calling("dynamodb:GetItem credential"):
             response = self.client.get_item(
-                TableName=self.credentials_table, Key=_credential_key(username), ConsistentRead=True
+                TableName=self.credentials_table, Key=credential_key(username), ConsistentRead=True
             )
         item = response.get("Item")
         if item is None:
@@ -67,7 +67,7 @@ class UserStore:
     def add(self, user: User, credential: PasswordCredential) -> bool:
         """Write both rows or neither. Return False when the user name is taken."""
         item: Item = {
-            **_credential_key(credential.username),
+            **credential_key(credential.username),
             "sub": {"S": credential.sub},
             "phc": {"S": credential.phc},
         }
@@ -100,25 +100,69 @@ class UserStore:
             raise
         return True
 
+    def set_password(self, username: str, phc: str) -> str | None:
+        """Write a new password's hash. Return the ``sub`` it belongs to, or None: no such user."""
+        return self._update(
+            self.credentials_table,
+            credential_key(username),
+            condition="attribute_exists(id)",
+            attribute="phc",
+            value=phc,
+        )
+
+    def set_status(self, sub: str, status: UserStatus) -> bool:
+        """Return False when there is no such user."""
+        key: Item = {"sub": {"S": sub}}
+        updated = self._update(
+            self.users_table,
+            key,
+            condition="attribute_exists(#sub)",
+            names={"#sub": "sub"},
+            attribute="status",
+            value=status,
+        )
+        return updated is not None
+
     def replace_hash(self, credential: PasswordCredential, phc: str) -> bool:
         """Write a stronger hash of the same password, unless the password was changed meanwhile."""
+        updated = self._update(
+            self.credentials_table,
+            credential_key(credential.username),
+            condition=SAME_HASH,
+            values={":seen": {"S": credential.phc}},
+            attribute="phc",
+            value=phc,
+        )
+        return updated is not None
+
+    def _update(
+        self,
+        table: str,
+        key: Item,
+        *,
+        condition: str,
+        attribute: str,
+        value: str,
+        names: Mapping[str, str] | None = None,
+        values: Item | None = None,
+    ) -> str | None:
+        """Set one attribute of a row if ``condition`` holds. Return the row's ``sub``, else None."""
         try:
-            with calling("dynamodb:UpdateItem credential"):
-                self.client.update_item(
-                    TableName=self.credentials_table,
-                    Key=_credential_key(credential.username),
-                    ConditionExpression=SAME_HASH,
-                    UpdateExpression="SET phc = :phc",
-                    ExpressionAttributeValues={
-                        ":seen": {"S": credential.phc},
-                        ":phc": {"S": phc},
-                    },
+            with calling(f"dynamodb:UpdateItem {attribute}"):
+                response = self.client.update_item(
+                    TableName=table,
+                    Key=key,
+                    ConditionExpression=condition,
+                    UpdateExpression="SET #attribute = :value",
+                    ExpressionAttributeNames={"#attribute": attribute, **(names or {})},
+                    ExpressionAttributeValues={":value": {"S": value}, **(values or {})},
+                    ReturnValues="ALL_NEW",
                 )
         except ClientError as error:
             if error_code(error) == "ConditionalCheckFailedException":
-                return False
+                return None
             raise
-        return True
+        return response["Attributes"]["sub"]["S"]
 
 
 def user_to_item(user: User) -> Item:
@@ -128,6 +172,7 @@ def user_to_item(user: User) -> Item:
         "status": {"S": user.status},
         "roles": {"S": json.dumps(user.roles)},
         "created_at": {"N": str(user.created_at)},
+        "sessions": {"S": encode_sessions(user.sessions)},
     }
 
 
@@ -138,8 +183,14 @@ def user_from_item(item: Mapping[str, Any]) -> User:
         status=UserStatus(item["status"]["S"]),
         roles=tuple(json.loads(item["roles"]["S"])),
         created_at=int(item["created_at"]["N"]),
+        sessions=tuple(json.loads(item["sessions"]["S"])),
     )
 
 
-def _credential_key(username: str) -> Item:
+def encode_sessions(sessions: tuple[str, ...]) -> str:
+    """One text for one list, so that a condition can compare it."""
+    return json.dumps(sessions, separators=(",", ":"))
+
+
+def credential_key(username: str) -> Item:
     return {"id": {"S": f"password#{username}"}}

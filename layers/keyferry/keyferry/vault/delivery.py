@@ -116,7 +116,10 @@ class Delivery:
         now = self.now()
         client_id = authentication.client_id(request, self.keyring)
         token, proof = authentication.authenticate(
-            request, self.keyring, now=now, require_dpop=self.policy.require_dpop
+            request.call(self.keyring.issuer),
+            self.keyring,
+            now=now,
+            require_dpop=self.policy.require_dpop,
         )
         wanted = _wanted(request)
         caller = self.callers.read(token.sub, token.sid)
@@ -130,7 +133,7 @@ class Delivery:
             raise RequestRefused("not_found", "key unknown or not permitted")
         recipient = EcJwk(*session.encryption_key)
         etag = _etag(entries, recipient)
-        if _matches(request.header("if-none-match"), etag):
+        if _matches(request.headers.one("if-none-match"), etag):
             count(Metric.KEYS_NOT_MODIFIED)
             return Response(304, content_type=None, headers={"ETag": etag})
         payload = {

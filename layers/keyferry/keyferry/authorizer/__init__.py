@@ -1,0 +1,1 @@
+"""A Lambda authorizer for the team's own APIs."""
