@@ -1,0 +1,188 @@
+"""The roles at work: what a function that was taken over could do, asked of the enforced policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from keyferry_cli.local.stack import LocalStack
+
+ROLES = ("Login", "Refresh", "DeliverKey", "Discovery", "RotateKeyring", "Operator")
+TABLES = ("Sessions", "Users", "Credentials", "Vault", "Keyring")
+KEYRING = {"app": "keyferry", "stage": "dev", "purpose": "token-signing", "kid": "k"}
+VAULT = {"app": "keyferry", "stage": "dev", "key": "maps", "version": "1"}
+
+Client = Callable[[str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def as_function(stack: LocalStack) -> Client:
+    """A client of a service with the rights of a function's role."""
+    formation, tokens = stack.boto3_client("cloudformation"), stack.boto3_client("sts")
+    sessions: dict[str, boto3.Session] = {}
+
+    def client(role: str, service: str) -> Any:
+        if role not in sessions:
+            resource = formation.describe_stack_resource(
+                StackName=stack.stack_name, LogicalResourceId=f"{role}Role"
+            )["StackResourceDetail"]
+            arn = f"arn:aws:iam::000000000000:role/{resource['PhysicalResourceId']}"
+            given = tokens.assume_role(RoleArn=arn, RoleSessionName="test-of-roles")["Credentials"]
+            sessions[role] = boto3.Session(
+                given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], "us-east-1"
+            )
+        return sessions[role].client(service, endpoint_url=stack.endpoint_url)  # type: ignore[call-overload]
+
+    return client
+
+
+def allowed(call: Callable[..., Any], **arguments: Any) -> bool:
+    try:
+        call(**arguments)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "AccessDeniedException":
+            return False
+    return True  # an answer of the service itself, even an error, means that IAM let it through
+
+
+def key_of(stack: LocalStack, table: str) -> dict[str, Any]:
+    described = stack.boto3_client("dynamodb").describe_table(TableName=stack.outputs[table])
+    return {key["AttributeName"]: {"S": "none"} for key in described["Table"]["KeySchema"]}
+
+
+def who_may(
+    stack: LocalStack, as_function: Client, operation: str, table: str, **arguments: Any
+) -> set[str]:
+    name = stack.outputs[f"{table}Table"]
+    return {
+        role
+        for role in ROLES
+        if allowed(getattr(as_function(role, "dynamodb"), operation), TableName=name, **arguments)
+    }
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_nobody_reads_a_whole_table(stack: LocalStack, as_function: Client, table: str) -> None:
+    assert who_may(stack, as_function, "scan", table) == set()
+
+
+@pytest.mark.parametrize(
+    ("table", "readers"),
+    [
+        ("Vault", {"DeliverKey", "Operator"}),
+        ("Credentials", {"Login", "Operator"}),
+        ("Keyring", set(ROLES) - {"Operator"}),
+    ],
+)
+def test_who_reads_secrets_at_rest(
+    stack: LocalStack, as_function: Client, table: str, readers: set[str]
+) -> None:
+    key = key_of(stack, f"{table}Table")
+    assert who_may(stack, as_function, "get_item", table, Key=key) == readers
+
+
+@pytest.mark.parametrize(
+    ("table", "writers"),
+    [("Vault", {"Operator"}), ("Keyring", {"RotateKeyring"}), ("Credentials", {"Operator"})],
+)
+def test_who_writes_them(
+    stack: LocalStack, as_function: Client, table: str, writers: set[str]
+) -> None:
+    item = key_of(stack, f"{table}Table")
+    name = stack.outputs[f"{table}Table"]
+    assert who_may(stack, as_function, "put_item", table, Item=item) == writers
+    stack.boto3_client("dynamodb").delete_item(TableName=name, Key=item)
+
+
+class TestKeys:
+    @pytest.fixture
+    def decryptable(self, stack: LocalStack) -> Callable[[str, dict[str, str]], dict[str, Any]]:
+        """The arguments of a Decrypt that KMS itself would answer."""
+
+        def make(output: str, context: dict[str, str]) -> dict[str, Any]:
+            arn = stack.outputs[output]
+            sealed = stack.boto3_client("kms").generate_data_key_without_plaintext(
+                KeyId=arn, KeySpec="AES_256", EncryptionContext=context
+            )
+            return {
+                "KeyId": arn,
+                "CiphertextBlob": sealed["CiphertextBlob"],
+                "EncryptionContext": context,
+            }
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("purpose", "unwrappers"),
+        [
+            ("token-signing", {"Login", "Refresh", "DeliverKey"}),
+            ("dpop-nonce", {"Login", "Refresh", "DeliverKey"}),
+            ("refresh-mac", {"Login", "Refresh"}),
+            ("another", set()),
+        ],
+    )
+    def test_who_unwraps_the_keyring(
+        self,
+        as_function: Client,
+        decryptable: Callable[[str, dict[str, str]], dict[str, Any]],
+        purpose: str,
+        unwrappers: set[str],
+    ) -> None:
+        arguments = decryptable("KeyringKeyArn", {**KEYRING, "purpose": purpose})
+        assert unwrappers == {
+            role for role in ROLES if allowed(as_function(role, "kms").decrypt, **arguments)
+        }
+
+    def test_who_opens_the_vault(
+        self,
+        as_function: Client,
+        decryptable: Callable[[str, dict[str, str]], dict[str, Any]],
+    ) -> None:
+        arguments = decryptable("VaultKeyArn", VAULT)
+        assert {"DeliverKey"} == {
+            role for role in ROLES if allowed(as_function(role, "kms").decrypt, **arguments)
+        }
+
+    def test_who_seals_into_the_vault(self, stack: LocalStack, as_function: Client) -> None:
+        arguments = {
+            "KeyId": stack.outputs["VaultKeyArn"],
+            "KeySpec": "AES_256",
+            "EncryptionContext": VAULT,
+        }
+        assert {"Operator"} == {
+            role
+            for role in ROLES
+            if allowed(as_function(role, "kms").generate_data_key, **arguments)
+        }
+
+    @pytest.mark.parametrize(
+        "context",
+        [
+            {**VAULT, "app": "another"},
+            {**VAULT, "stage": "prod"},
+            {**VAULT, "extra": "1"},
+            {name: value for name, value in VAULT.items() if name != "app"},
+        ],
+    )
+    def test_another_context_opens_nothing(
+        self,
+        as_function: Client,
+        decryptable: Callable[[str, dict[str, str]], dict[str, Any]],
+        context: dict[str, str],
+    ) -> None:
+        arguments = decryptable("VaultKeyArn", context)
+        assert not allowed(as_function("DeliverKey", "kms").decrypt, **arguments)
+
+    def test_no_context_opens_nothing(
+        self,
+        as_function: Client,
+        decryptable: Callable[[str, dict[str, str]], dict[str, Any]],
+    ) -> None:
+        arguments = decryptable("VaultKeyArn", VAULT)
+        del arguments["EncryptionContext"]
+        assert not allowed(as_function("DeliverKey", "kms").decrypt, **arguments)
