@@ -37,6 +37,16 @@ def stack() -> Iterator[LocalStack]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def bearer_stack() -> Iterator[LocalStack]:
+    """Another stack, that admits clients without a device key and whose authorizer reads sessions."""
+    from keyferry_cli.local.stack import LocalStack
+
+    parameters = {"RequireDPoP": "false", "AuthorizerChecksSession": "true"}
+    with LocalStack.start(progress=lambda _: None, parameters=parameters) as started:
+        yield started
+
+
 @dataclass(frozen=True)
 class Operator:
     """The operator function, invoked as the `keyferry` command invokes it."""
@@ -108,8 +118,44 @@ def device(new_device: Callable[..., Device], username: str) -> Device:
     return device
 
 
+@pytest.fixture(scope="session")
+def bearer_operator(bearer_stack: LocalStack) -> Iterator[Operator]:
+    client = bearer_stack.boto3_client("lambda")
+    operator = Operator(client, bearer_stack.outputs["OperatorFunction"])
+    operator.do("keys.put", name="maps", value=SECRETS["maps"], policy={"roles": ["*"]})
+    yield operator
+    client.close()
+
+
+@pytest.fixture
+def checked_device(
+    bearer_stack: LocalStack, bearer_operator: Operator, http: httpx.Client
+) -> Device:
+    """A phone with a device key, signed in to the stack that does not insist on one."""
+    return _signed_in(bearer_stack, bearer_operator, http, proof="")
+
+
+@pytest.fixture
+def bearer_device(
+    bearer_stack: LocalStack, bearer_operator: Operator, http: httpx.Client
+) -> Device:
+    """A phone without a device key."""
+    return _signed_in(bearer_stack, bearer_operator, http, proof=None)
+
+
+def _signed_in(
+    stack: LocalStack, operator: Operator, http: httpx.Client, *, proof: str | None
+) -> Device:
+    name = f"user-{uuid.uuid4().hex[:12]}"
+    operator.do("users.add", username=name, password=PASSWORD, roles=["user"])
+    device = Device(http, stack.api_url, stack.client_keys["ios"], username=name)
+    response = device.login(name, PASSWORD, proof=proof)
+    assert response.status_code == 200, response.text
+    return device
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests that use the stack run in one worker, which starts it once."""
     for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
+        if {"stack", "bearer_stack"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("stack"))

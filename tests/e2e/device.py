@@ -48,6 +48,7 @@ class Device:
     clock_offset: int = 0
     tokens: dict[str, Any] = field(default_factory=dict, repr=False)
     last_jti: str = ""
+    username: str = ""
 
     def proof(self, method: str, path: str, *, header: Any = None, **claims: Any) -> str:
         self.last_jti = str(uuid.uuid4())
@@ -83,7 +84,9 @@ class Device:
                 return response
             time.sleep(float(response.headers.get("retry-after", "1")))
 
-    def login(self, username: str, password: str, **changes: Any) -> httpx.Response:
+    def login(
+        self, username: str, password: str, *, proof: str | None = "", **changes: Any
+    ) -> httpx.Response:
         device = {
             "name": "Test phone",
             "platform": "ios",
@@ -91,7 +94,7 @@ class Device:
             "encryption_key": jwk_of(self.encryption),
         }
         body = {"username": username, "password": password, "device": device, **changes}
-        response = self.call("POST", "/v1/login", json=body)
+        response = self.call("POST", "/v1/login", proof=proof, json=body)
         return self._keep(response)
 
     def refresh(
