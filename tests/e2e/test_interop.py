@@ -1,4 +1,5 @@
-"""A delivery opens with JOSE implementations that share no line with ours or each other."""
+"""Implementations by others: JOSE libraries that open a delivery, and an OAuth client that does the
+whole of it unmodified."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ import pytest
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK, JWKSet
 from jwcrypto.jwt import JWT
+from jwt.algorithms import ECAlgorithm
 
 from tests.conftest import ROOT
-from tests.e2e.conftest import SECRETS
+from tests.e2e.conftest import PASSWORD, SECRETS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.e2e.device import Device
 
 NODE_PROJECT = ROOT / "tests" / "env" / "node"
@@ -63,16 +67,10 @@ def jwks(device: Device) -> dict[str, Any]:
     return document
 
 
-def test_npm_jose(device: Device, node_modules: Path) -> None:
-    request = {
-        "jwe": device.keys().text,
-        "encryption_key": device.private_encryption_jwk(),
-        "jwks": jwks(device),
-        "issuer": device.api_url,
-    }
-    script = Path(__file__).with_name("open_delivery.mjs")
+def run_node(script: str, modules: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Run a script of this folder with ``request`` as its input; return its JSON answer."""
     done = subprocess.run(
-        [needs("node"), str(script), str(node_modules)],
+        [needs("node"), str(Path(__file__).with_name(script)), str(modules)],
         input=json.dumps(request),
         capture_output=True,
         text=True,
@@ -80,7 +78,18 @@ def test_npm_jose(device: Device, node_modules: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_npm_jose(device: Device, node_modules: Path) -> None:
+    request = {
+        "jwe": device.keys().text,
+        "encryption_key": device.private_encryption_jwk(),
+        "jwks": jwks(device),
+        "issuer": device.api_url,
+    }
+    answer = run_node("open_delivery.mjs", node_modules, request)
     is_right(answer["payload"], device)
     assert answer["protectedHeader"]["cty"] == "JWT"
 
@@ -114,3 +123,41 @@ def test_jwcrypto(device: Device) -> None:
     keys = JWKSet.from_json(json.dumps(jwks(device)))
     token = JWT(jwt=opened.payload.decode(), key=keys, algs=["ES256"], expected_type="JWS")
     is_right(json.loads(token.claims), device)
+
+
+class TestOpenidClient:
+    """npm ``openid-client``, unmodified but for the client-key header."""
+
+    @pytest.fixture
+    def tokens(self, device: Device, new_device: Callable[..., Device], username: str) -> list[str]:
+        """The refresh tokens of two sessions on one device."""
+        again = new_device(signing=device.signing)
+        again.login(username, PASSWORD)
+        return [device.tokens["refresh_token"], again.tokens["refresh_token"]]
+
+    def test_whole_life_of_a_session(
+        self, device: Device, tokens: list[str], node_modules: Path
+    ) -> None:
+        members: dict[str, Any] = ECAlgorithm.to_jwk(device.signing, as_dict=True)
+        members.pop("key_ops", None)
+        request = {
+            "issuer": device.api_url,
+            "client_key": device.client_key,
+            "device_key": members,
+            "algorithm": "oidc",
+            "tokens": tokens,
+        }
+        answer = run_node("openid_client.mjs", node_modules, request)
+        assert answer["steps"] == [
+            "discovery",
+            "refresh",
+            "fetch",
+            "rotated refresh",
+            "revoked",
+            "revoked again",
+            "reuse refused",
+        ]
+        asked = [each["path"] for each in answer["requests"]]
+        assert asked[0] == "/.well-known/openid-configuration"
+        assert "/v1/revoke" in asked
+        assert 401 not in {each["status"] for each in answer["requests"]}, "never challenged"

@@ -57,14 +57,17 @@ def metadata(issuer: str) -> dict[str, Any]:
     return {
         "issuer": issuer,
         "token_endpoint": f"{issuer}/v1/token",
+        "revocation_endpoint": f"{issuer}/v1/revoke",
         "jwks_uri": f"{issuer}/.well-known/jwks.json",
         "grant_types_supported": ["refresh_token"],
         "response_types_supported": [],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
         "token_endpoint_auth_methods_supported": ["none"],
+        "revocation_endpoint_auth_methods_supported": ["none"],
         "dpop_signing_alg_values_supported": ["ES256", "EdDSA"],
         "scopes_supported": ["keys"],
         "keyferry_login_endpoint": f"{issuer}/v1/login",
         "keyferry_keys_endpoint": f"{issuer}/v1/keys",
+        "keyferry_sessions_endpoint": f"{issuer}/v1/sessions",
     }
