@@ -12,8 +12,17 @@ from botocore.exceptions import ClientError
 if TYPE_CHECKING:
     from keyferry_cli.local.stack import LocalStack
 
-ROLES = ("Login", "Refresh", "DeliverKey", "Discovery", "RotateKeyring", "Operator")
-TABLES = ("Sessions", "Users", "Credentials", "Vault", "Keyring")
+ROLES = (
+    "Login",
+    "Refresh",
+    "DeliverKey",
+    "Sessions",
+    "Authorizer",
+    "Discovery",
+    "RotateKeyring",
+    "Operator",
+)
+TABLES = ("Sessions", "Users", "Credentials", "Vault", "Keyring", "Proofs")
 KEYRING = {"app": "keyferry", "stage": "dev", "purpose": "token-signing", "kid": "k"}
 VAULT = {"app": "keyferry", "stage": "dev", "key": "maps", "version": "1"}
 
@@ -121,8 +130,8 @@ class TestKeys:
         ("purpose", "unwrappers"),
         [
             ("token-signing", {"Login", "Refresh", "DeliverKey"}),
-            ("dpop-nonce", {"Login", "Refresh", "DeliverKey"}),
-            ("refresh-mac", {"Login", "Refresh"}),
+            ("dpop-nonce", {"Login", "Refresh", "DeliverKey", "Sessions", "Authorizer"}),
+            ("refresh-mac", {"Login", "Refresh", "Sessions"}),
             ("another", set()),
         ],
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ FUNCTIONS = {
     "LoginFunction": "login",
     "RefreshFunction": "refresh",
     "DeliverKeyFunction": "deliver_key",
+    "SessionsFunction": "sessions",
+    "AuthorizerFunction": "authorizer",
     "DiscoveryFunction": "discovery",
     "RotateKeyringFunction": "rotate_keyring",
     "OperatorFunction": "operator",
@@ -48,13 +51,16 @@ DEVELOPMENT_PACKAGES = {
 AARCH64 = 183  # e_machine of an ELF file
 
 IMPORT_EVERY_HANDLER = """
-import importlib.util, json, sys
-for name in json.loads(sys.argv[1]):
-    specification = importlib.util.spec_from_file_location(f"handler_of_{len(sys.modules)}", name)
+import importlib.util, json, os, sys
+common = dict(os.environ)
+for path, environment in json.load(sys.stdin).items():
+    os.environ.clear()
+    os.environ.update(common, **environment)  # only what the template gives to this function
+    specification = importlib.util.spec_from_file_location(f"handler_{len(sys.modules)}", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    assert callable(module.lambda_handler), name
-print(sys.version_info[:2], sorted(m for m in sys.modules if "." not in m))
+    assert callable(module.lambda_handler), path
+print(sys.version_info[:2])
 """
 
 
@@ -165,7 +171,9 @@ def test_layers_ship_byte_code(built: Path, layer: str) -> None:
 
 
 @pytest.mark.skipif(PYTHON_313 is None, reason="no Python 3.13 on this machine")
-def test_every_handler_imports_under_the_python_of_lambda(built: Path, tmp_path: Path) -> None:
+def test_every_handler_imports_under_the_python_of_lambda(
+    built: Path, template: dict[str, Any], tmp_path: Path
+) -> None:
     """With the third-party layer built for this machine: the one for Lambda holds arm64 code."""
     assert PYTHON_313 is not None
     deps = ROOT / ".cache" / "lambda" / "deps-on-host"
@@ -186,14 +194,18 @@ def test_every_handler_imports_under_the_python_of_lambda(built: Path, tmp_path:
             capture_output=True,
         )
         stamp.write_bytes(lock)
-    handlers = [str(built / artifact / "handler.py") for artifact in FUNCTIONS]
+    functions = {
+        str(built / artifact / "handler.py"): environment_of(template, artifact)
+        for artifact in FUNCTIONS
+    }
     paths = [str(built / "KeyferryLayer" / "python"), str(deps / "python")]
     program = f"import sys; sys.path[:0] = {paths!r}\n{IMPORT_EVERY_HANDLER}"
     done = subprocess.run(
         # -I and -S: nothing of this machine's site-packages, nothing of this repository
-        [PYTHON_313, "-I", "-S", "-B", "-W", "error", "-c", program, json.dumps(handlers)],
+        [PYTHON_313, "-I", "-S", "-B", "-W", "error", "-c", program],
+        input=json.dumps(functions),
         cwd=tmp_path,
-        env=function_environment(),
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **LAMBDA_ENVIRONMENT},
         capture_output=True,
         text=True,
         check=False,
@@ -202,28 +214,30 @@ def test_every_handler_imports_under_the_python_of_lambda(built: Path, tmp_path:
     assert done.stdout.startswith("(3, 13)"), done.stdout
 
 
-def function_environment() -> dict[str, str]:
-    """What the template sets, with made-up names."""
-    source = (ROOT / "template.yaml").read_text(encoding="utf-8")
-    names = set(re.findall(r"\b(KEYFERRY_[A-Z_]+):", source))
-    numbers = {name: "7" for name in names if re.search(r"DAYS|SECONDS", name)}
-    arns = {
-        name: "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000"
-        for name in names
-        if name.endswith("_ARN")
-    }
-    return {
-        **dict.fromkeys(names, "name"),
-        **numbers,
-        **arns,
-        "KEYFERRY_REQUIRE_DPOP": "true",
-        "POWERTOOLS_SERVICE_NAME": "import",
-        "POWERTOOLS_METRICS_NAMESPACE": "Keyferry",
-        "POWERTOOLS_TRACE_DISABLED": "true",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "PATH": os.environ["PATH"],
-        "LC_ALL": "C.UTF-8",
-    }
+LAMBDA_ENVIRONMENT = {
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+}
+
+
+def environment_of(template: dict[str, Any], function: str) -> dict[str, str]:
+    """A function's variables as CloudFormation would resolve them, with made-up names."""
+    parameters = template["Parameters"]
+
+    def resolved(value: Any) -> str:
+        match value:
+            case {"Ref": name}:
+                return str(parameters[name]["Default"]) if name in parameters else f"name-of-{name}"
+            case {"Fn::GetAtt": [name, "Arn"]}:
+                return f"arn:aws:kms:us-east-1:000000000000:key/{name}"
+            case {"Fn::FindInMap": [mapping, {"Ref": "Stage"}, key]}:
+                return str(template["Mappings"][mapping]["dev"][key])
+            case str():
+                return value
+            case _:
+                raise AssertionError(value)
+
+    variables = template["Resources"][function]["Properties"]["Environment"]["Variables"]
+    return {name: resolved(value) for name, value in variables.items()}

@@ -17,15 +17,36 @@ DEPLOYMENT = "AWS::ApiGateway::Deployment"  # named after the time, because of A
 
 Resources = dict[str, dict[str, Any]]
 
-FUNCTIONS = {"Login", "Refresh", "DeliverKey", "Discovery", "RotateKeyring", "Operator"}
-PARAMETERS_ONLY_FOR_THE_ISSUER = {"EmulatorEndpoint", "ManageApiGatewayAccount"}
+FUNCTIONS = {
+    "Login",
+    "Refresh",
+    "DeliverKey",
+    "Sessions",
+    "Authorizer",
+    "Discovery",
+    "RotateKeyring",
+    "Operator",
+}
+FIXED_PARAMETERS = {"EmulatorEndpoint", "ManageApiGatewayAccount"}  # never changed after creation
 
-KEYED_ROUTES = {"POST /v1/login", "POST /v1/token", "GET /v1/keys", "GET /v1/keys/{name}"}
+KEYED_ROUTES = {
+    "POST /v1/login",
+    "POST /v1/token",
+    "POST /v1/revoke",
+    "GET /v1/keys",
+    "GET /v1/keys/{name}",
+    "GET /v1/sessions",
+    "DELETE /v1/sessions",
+    "DELETE /v1/sessions/{id}",
+}
 PUBLIC_ROUTES = {
     "GET /.well-known/openid-configuration",
     "GET /.well-known/oauth-authorization-server",
     "GET /.well-known/jwks.json",
 }
+
+KEPT_TABLES = {"SessionsTable", "UsersTable", "CredentialsTable", "VaultTable", "KeyringTable"}
+TABLES = {*KEPT_TABLES, "ProofsTable"}
 
 KEYRING_PURPOSES = {"token-signing", "refresh-mac", "dpop-nonce"}
 KEYRING_CONTEXT = {"app", "stage", "purpose", "kid"}
@@ -35,8 +56,12 @@ RIGHTS: dict[str, set[str]] = {
     "Login": {
         "CredentialsTable GetItem",
         "CredentialsTable UpdateItem",
+        "CredentialsTable ConditionCheckItem",
         "UsersTable GetItem",
+        "UsersTable UpdateItem",
         "SessionsTable PutItem",
+        "SessionsTable BatchGetItem",
+        "SessionsTable UpdateItem",
         "KeyringTable GetItem",
         "KeyringKey Decrypt",
     },
@@ -52,6 +77,19 @@ RIGHTS: dict[str, set[str]] = {
         "KeyringKey Decrypt",
         "VaultKey Decrypt",
     },
+    "Sessions": {
+        "SessionsTable Query",
+        "SessionsTable UpdateItem",
+        "KeyringTable GetItem",
+        "KeyringKey Decrypt",
+    },
+    "Authorizer": {
+        "ProofsTable PutItem",
+        "SessionsTable BatchGetItem",
+        "UsersTable BatchGetItem",
+        "KeyringTable GetItem",
+        "KeyringKey Decrypt",
+    },
     "Discovery": {"KeyringTable GetItem"},
     "RotateKeyring": {
         "KeyringTable GetItem",
@@ -62,16 +100,13 @@ RIGHTS: dict[str, set[str]] = {
     "Operator": {
         "CredentialsTable GetItem",
         "CredentialsTable PutItem",
-        "CredentialsTable DeleteItem",
-        "UsersTable GetItem",
+        "CredentialsTable UpdateItem",
         "UsersTable PutItem",
         "UsersTable UpdateItem",
-        "UsersTable DeleteItem",
         "SessionsTable Query",
         "SessionsTable UpdateItem",
         "VaultTable GetItem",
         "VaultTable PutItem",
-        "VaultTable UpdateItem",
         "VaultTable DeleteItem",
         "VaultKey GenerateDataKey",
     },
@@ -141,7 +176,7 @@ class TestVersions:
     ) -> None:
         resources: Resources = template["Resources"]
         function = resources[f"{name}Function"]["Properties"]
-        parameters = set(template["Parameters"]) - PARAMETERS_ONLY_FOR_THE_ISSUER
+        parameters = set(template["Parameters"]) - FIXED_PARAMETERS
         needed = set(references(function)) & parameters | {"Stage"}  # Stage: by conditions and maps
         versions = of_type(resources, "AWS::Lambda::Version")
         (version,) = [each for key, each in versions.items() if key.startswith(f"{name}Function")]
@@ -279,6 +314,8 @@ class TestKeys:
             ("Login", "kms:Decrypt"): KEYRING_PURPOSES,
             ("Refresh", "kms:Decrypt"): KEYRING_PURPOSES,
             ("DeliverKey", "kms:Decrypt"): {"token-signing", "dpop-nonce"},
+            ("Sessions", "kms:Decrypt"): {"refresh-mac", "dpop-nonce"},
+            ("Authorizer", "kms:Decrypt"): {"dpop-nonce"},
             ("RotateKeyring", "kms:GenerateDataKeyPairWithoutPlaintext"): {"token-signing"},
             ("RotateKeyring", "kms:GenerateDataKeyWithoutPlaintext"): {"refresh-mac", "dpop-nonce"},
         }
@@ -355,9 +392,7 @@ class TestApi:
 class TestState:
     def test_tables(self, resources: Resources) -> None:
         tables = of_type(resources, "AWS::DynamoDB::Table")
-        assert set(tables) == {
-            f"{name}Table" for name in ("Sessions", "Users", "Credentials", "Vault", "Keyring")
-        }
+        assert set(tables) == TABLES
         for name, table in tables.items():
             properties = table["Properties"]
             recovery = properties["PointInTimeRecoverySpecification"]
@@ -366,11 +401,12 @@ class TestState:
             assert properties["BillingMode"] == "PAY_PER_REQUEST", name
             protected = properties["DeletionProtectionEnabled"]
             assert protected == {"Fn::If": ["IsProd", True, False]}, name
-            assert table["UpdateReplacePolicy"] == "Retain", name
-            assert table["DeletionPolicy"] == "RetainExceptOnCreate", name
+            if name in KEPT_TABLES:
+                assert table["UpdateReplacePolicy"] == "Retain", name
+                assert table["DeletionPolicy"] == "RetainExceptOnCreate", name
 
     def test_rows_that_end_are_removed(self, resources: Resources) -> None:
-        for name in ("SessionsTable", "CredentialsTable"):
+        for name in ("SessionsTable", "CredentialsTable", "ProofsTable"):
             ttl = resources[name]["Properties"]["TimeToLiveSpecification"]
             assert ttl == {"AttributeName": "expires_at", "Enabled": True}
 
@@ -388,16 +424,16 @@ def test_no_secret_is_a_parameter(template: dict[str, Any]) -> None:
 
 
 def test_outputs(template: dict[str, Any]) -> None:
-    tables = {f"{name}Table" for name in ("Sessions", "Users", "Credentials", "Vault", "Keyring")}
     assert set(template["Outputs"]) == {
         "ApiUrl",
         "IosClientKeyId",
         "AndroidClientKeyId",
         "OperatorFunction",
         "KeyringFunction",
+        "AuthorizerArn",
         "KeyringKeyArn",
         "VaultKeyArn",
-        *tables,
+        *TABLES,
     }
 
 
