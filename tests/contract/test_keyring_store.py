@@ -103,7 +103,7 @@ def test_rotation_reaches_a_warm_function(cloud: Cloud) -> None:
     assert keyring.current_refresh_kid() != old_mac
     assert keyring.refresh_mac_key(old_mac) == old_mac_key, "its tokens are still taken"
     assert not keyring.accepts_dpop_nonce(nonce), "too old by time, not by key"
-    clock[0] += 9 * DAY
+    clock[0] += 16 * DAY
     assert run(cloud, now=clock[0]).dropped
     keyring.refresh()
     assert old_kid not in keyring.verification_keys()

@@ -11,7 +11,7 @@ import pytest
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.jose import base64url
 from keyferry.sessions.model import Status
-from keyferry.sessions.opening import SessionOpening
+from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.users.model import User, UserStatus
 from keyferry.users.store import PasswordCredential
 from tests.contract.conftest import Cloud, random
@@ -62,7 +62,7 @@ def test_oldest_first_even_within_one_second(cloud: Cloud) -> None:
 def test_dead_sessions_go_before_living_ones(cloud: Cloud) -> None:
     add_user(cloud)
     first, second, third = (open_one(cloud)[0] for _ in range(3))
-    cloud.sessions.end("sub", second)
+    cloud.sessions.end("sub", second, request_id="r")
     fourth, ended = open_one(cloud)
     assert ended == 0
     assert sorted(alive(cloud)) == sorted([first, third, fourth])
@@ -72,7 +72,7 @@ def test_a_compromised_session_is_not_rewritten_as_logged_out(cloud: Cloud) -> N
     add_user(cloud)
     first, *_ = (open_one(cloud)[0] for _ in range(LIMIT))
     row = next(row for row in cloud.sessions.living("sub", now=NOW) if row.sid == first)
-    assert cloud.sessions._compromise(row)
+    assert cloud.sessions._compromise(row, request_id="r")
     open_one(cloud)
     items = cloud.dynamodb.scan(TableName=cloud.tables["SessionsTable"])["Items"]
     statuses = {item["sid"]["S"]: item["status"]["S"] for item in items}
@@ -98,9 +98,21 @@ def test_disabled_meanwhile(cloud: Cloud) -> None:
 def test_password_changed_meanwhile(cloud: Cloud) -> None:
     user = add_user(cloud)
     assert cloud.users.set_password("ana", "another hash") == "sub"
-    with pytest.raises(RequestRefused) as refused:
-        opening(cloud).open(new_session(), user, CREDENTIAL)
-    assert (refused.value.code, alive(cloud)) == ("invalid_grant", [])
+    for stronger in (None, "stronger hash"):
+        with pytest.raises(CredentialChanged):
+            opening(cloud).open(new_session(), user, CREDENTIAL, stronger_phc=stronger)
+    assert alive(cloud) == []
+    credential = cloud.users.password_credential("ana")
+    assert credential is not None
+    assert credential.phc == "another hash", "a stronger hash does not undo a new password"
+
+
+def test_a_stronger_hash_is_written_with_the_session(cloud: Cloud) -> None:
+    user = add_user(cloud)
+    opening(cloud).open(new_session(), user, CREDENTIAL, stronger_phc="stronger hash")
+    credential = cloud.users.password_credential("ana")
+    assert credential is not None
+    assert (credential.phc, len(alive(cloud))) == ("stronger hash", 1)
 
 
 def test_logins_at_once_never_exceed_the_limit(cloud: Cloud) -> None:
@@ -131,12 +143,3 @@ def test_a_user_name_is_taken_once(cloud: Cloud) -> None:
     other = User("other", "ANA", UserStatus.ACTIVE, (), NOW)
     assert not cloud.users.add(other, replace(CREDENTIAL, sub="other"))
     assert cloud.users.user("other") is None, "both rows or neither"
-
-
-def test_a_stronger_hash_does_not_undo_a_new_password(cloud: Cloud) -> None:
-    add_user(cloud)
-    cloud.users.set_password("ana", "new password's hash")
-    assert not cloud.users.replace_hash(CREDENTIAL, "old password's stronger hash")
-    credential = cloud.users.password_credential("ana")
-    assert credential is not None
-    assert credential.phc == "new password's hash"

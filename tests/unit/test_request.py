@@ -29,9 +29,13 @@ def event(**changes: Any) -> dict[str, Any]:
     }
 
 
+def read(sent: dict[str, Any]) -> Request:
+    return Request.from_event(sent, invocation_id="invocation")
+
+
 def refused(**changes: Any) -> str:
     with pytest.raises(RequestRefused) as error:
-        Request.from_event(event(**changes)).fields(FORM, JSON)
+        read(event(**changes)).fields(FORM, JSON)
     return error.value.code
 
 
@@ -40,13 +44,13 @@ def content(media_type: str) -> dict[str, Any]:
 
 
 def test_form() -> None:
-    request = Request.from_event(event())
+    request = read(event())
     assert request.fields(FORM) == {"a": "1"}
-    assert (request.request_id, request.client_key_id) == ("r", "key")
+    assert (request.invocation_id, request.client_key_id) == ("invocation", "key")
 
 
 def test_source_ip_is_not_a_header() -> None:
-    assert Request.from_event(event()).source_ip == "192.0.2.1"
+    assert read(event()).source_ip == "192.0.2.1"
 
 
 @pytest.mark.parametrize(
@@ -54,17 +58,17 @@ def test_source_ip_is_not_a_header() -> None:
     [FORM, f"{FORM};charset=UTF-8", FORM.upper(), f" {FORM} ; x=y"],
 )
 def test_media_type_is_compared_not_the_string(media_type: str) -> None:
-    assert Request.from_event(event(**content(media_type))).fields(FORM) == {"a": "1"}
+    assert read(event(**content(media_type))).fields(FORM) == {"a": "1"}
 
 
 def test_base64() -> None:
     body = base64.b64encode(b"a=%C3%BC").decode()
-    request = Request.from_event(event(body=body, isBase64Encoded=True))
+    request = read(event(body=body, isBase64Encoded=True))
     assert request.fields(FORM) == {"a": "ü"}
 
 
 def test_json() -> None:
-    assert Request.from_event(event(**content(JSON), body='{"a":1}')).fields(JSON) == {"a": 1}
+    assert read(event(**content(JSON), body='{"a":1}')).fields(JSON) == {"a": 1}
 
 
 @pytest.mark.parametrize("media_type", ["", "text/plain", "application/json5", "a/b;" + FORM])
@@ -81,7 +85,7 @@ def test_no_media_type() -> None:
 )
 def test_bad_forms(body: str) -> None:
     if body == "=":
-        assert Request.from_event(event(body=body)).fields(FORM) == {"": ""}
+        assert read(event(body=body)).fields(FORM) == {"": ""}
     else:
         assert refused(body=body) == "invalid_request"
 
@@ -93,13 +97,34 @@ def test_bad_json(body: str) -> None:
     assert refused(**content(JSON), body=body) == "invalid_request"
 
 
-def test_bad_base64() -> None:
-    assert refused(body="%%%", isBase64Encoded=True) == "invalid_request"
+@pytest.mark.parametrize("body", ["%%%", "A", "ü"])
+def test_bad_base64(body: str) -> None:
+    assert refused(body=body, isBase64Encoded=True) == "invalid_request"
+
+
+class TestQuery:
+    def read(self, **query: list[str]) -> Request:
+        return read(event(multiValueQueryStringParameters=query))
+
+    def test_the_one_parameter(self) -> None:
+        assert self.read(names=["a,b"]).parameter("names") == "a,b"
+        assert read(event()).parameter("names") is None
+        assert read(event(queryStringParameters={"names": "a"})).parameter("names") == "a"
+
+    @pytest.mark.parametrize(
+        "query",
+        [{"name": ["a"]}, {"names": ["a", "b"]}, {"names": ["a"], "x": ["y"]}, {"names": []}],
+        ids=str,
+    )
+    def test_a_misspelt_filter_is_not_none(self, query: dict[str, list[str]]) -> None:
+        with pytest.raises(RequestRefused) as error:
+            self.read(**query).parameter("names")
+        assert error.value.code == "invalid_request"
 
 
 def test_size_is_bounded() -> None:
     fits = "a=" + "x" * (MAX_BODY_BYTES - 2)
-    assert Request.from_event(event(body=fits)).fields(FORM)
+    assert read(event(body=fits)).fields(FORM)
     assert refused(body=fits + "x") == "payload_too_large"
     assert refused(body="ü" * (MAX_BODY_BYTES // 2) + "x") == "payload_too_large"
     encoded = base64.b64encode(fits.encode() + b"x").decode()
@@ -108,16 +133,16 @@ def test_size_is_bounded() -> None:
 
 
 def test_a_repeated_header_is_refused() -> None:
-    request = Request.from_event(event(multiValueHeaders={"DPoP": ["a", "b"]}))
+    request = read(event(multiValueHeaders={"DPoP": ["a", "b"]}))
     with pytest.raises(RequestRefused):
         request.headers.one("dpop")
-    request = Request.from_event(event(multiValueHeaders={"DPoP": ["a"], "dpop": ["b"]}))
+    request = read(event(multiValueHeaders={"DPoP": ["a"], "dpop": ["b"]}))
     with pytest.raises(RequestRefused):
         request.headers.one("dpop")
 
 
 def test_the_url_is_the_issuers_and_the_routes() -> None:
-    request = Request.from_event(
+    request = read(
         event(
             resource="/v1/keys/{name}",
             path="/base/v1/keys/x",
@@ -129,7 +154,7 @@ def test_the_url_is_the_issuers_and_the_routes() -> None:
 
 
 def test_secrets_are_not_in_a_repr() -> None:
-    request = Request.from_event(
+    request = read(
         event(
             body=json.dumps({"password": "hunter2"}),
             multiValueHeaders={"Authorization": ["DPoP hunter2"]},

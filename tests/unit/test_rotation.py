@@ -38,6 +38,7 @@ ROW = Session(
     idle_expires_at=NOW + 100,
     absolute_expires_at=NOW + 1000,
     last_request="earlier",
+    proof_at=NOW,
 )
 PRESENTED = Presented(
     sub="sub",
@@ -47,6 +48,7 @@ PRESENTED = Presented(
     client_id="ios",
     jkt="key",
     request_id="this",
+    proof_at=NOW + 1,
 )
 BEARER_ROW = replace(ROW, jkt="", rotated_at=NOW)
 BEARER = replace(PRESENTED, jkt="")
@@ -83,6 +85,19 @@ def test_bound_session(generation: int, outcome: Outcome) -> None:
 )
 def test_bearer_session(generation: int, outcome: Outcome) -> None:
     assert decide(BEARER_ROW, replace(BEARER, generation=generation), NOW) is outcome
+
+
+@pytest.mark.parametrize("generation", [0, 5])
+@pytest.mark.parametrize(
+    ("proof_at", "outcome"),
+    [(NOW - 1, Outcome.STALE), (NOW, Outcome.STALE), (NOW + 1, Outcome.REUSED)],
+)
+def test_an_ancestor_with_a_proof_from_before_is_a_request_that_comes_late(
+    generation: int, proof_at: int, outcome: Outcome
+) -> None:
+    presented = replace(PRESENTED, generation=generation, proof_at=proof_at)
+    assert decide(ROW, presented, NOW) is outcome
+    assert decide(BEARER_ROW, replace(presented, jkt=""), NOW) is Outcome.REUSED
 
 
 def test_parent_of_a_bound_session_is_good_for_as_long_as_the_session() -> None:
@@ -171,7 +186,7 @@ def test_whole_space() -> None:
     """No combination of key, client, secret, status, expiry and generation is granted unless each
     of the first five is right; and every outcome of the table is reached."""
     reached = set()
-    for jkt, row_jkt, client, secret, status, idle, absolute, generation, mine in product(
+    for jkt, row_jkt, client, secret, status, idle, absolute, generation, mine, proof_at in product(
         ("key", "thief", ""),
         ("key", ""),
         ("ios", "android"),
@@ -181,6 +196,7 @@ def test_whole_space() -> None:
         (NOW, NOW + 1),
         (0, 5, 6, 7, 8, MAX_GENERATION),
         ("this", "earlier"),
+        (NOW, NOW + 1),
     ):
         row = replace(
             ROW,
@@ -192,7 +208,12 @@ def test_whole_space() -> None:
             rotated_at=NOW,
         )
         presented = replace(
-            PRESENTED, jkt=jkt, client_id=client, secret_hash=secret, generation=generation
+            PRESENTED,
+            jkt=jkt,
+            client_id=client,
+            secret_hash=secret,
+            generation=generation,
+            proof_at=proof_at,
         )
         outcome = decide(row, presented, NOW)
         reached.add(outcome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,12 +16,15 @@ from keyferry.errors import Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import UniversalAttributeValueTypeDef
+    from mypy_boto3_dynamodb.type_defs import (
+        TransactWriteItemTypeDef,
+        UniversalAttributeValueTypeDef,
+    )
     from mypy_boto3_kms import KMSClient
 
     Item = dict[str, UniversalAttributeValueTypeDef]
 
-# Two tries of at most 3 s each stay under every function's timeout of 10 s.
+# A call takes 6 s at the most: two tries, each of them 1 s to connect and 2 s to answer.
 _CONFIG: Final = Config(
     connect_timeout=1,
     read_timeout=2,
@@ -33,6 +36,10 @@ _CONFIG: Final = Config(
 )
 
 _BATCH_ATTEMPTS: Final = 3
+
+FIRST_WRITE: Final = "attribute_not_exists(id)"
+SAME_REVISION: Final = "revision = :seen"
+"""The conditions under which a row that counts its writes is written."""
 
 _TRANSIENT: Final = frozenset(
     {
@@ -75,7 +82,9 @@ def calling(operation: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = error_code(error)
-        if code in _TRANSIENT or operation.startswith("kms:"):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        # A 5xx from something before the service has no code, only a status.
+        if code in _TRANSIENT or status >= 500 or operation.startswith("kms:"):
             raise Unavailable(f"{operation} {code}") from None
         raise
     except BotoCoreError as error:  # no connection, time-out, no credentials
@@ -84,6 +93,52 @@ def calling(operation: str) -> Iterator[None]:
 
 def error_code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")
+
+
+def write_if(
+    write: Callable[..., Mapping[str, Any]], operation: str, **request: Any
+) -> tuple[bool, dict[str, Any] | None]:
+    """Make one conditional write. Return whether its condition held, and the row: as it is now
+    where the request asked for that, or as it was that refused it.
+
+    botocore may try a write twice, and the second try then meets the first one's result. So who
+    writes should leave a mark of its own in the row, and look for it in the row that refused.
+    """
+    try:
+        with calling(operation):
+            response = write(**request, ReturnValuesOnConditionCheckFailure="ALL_OLD")
+    except ClientError as error:
+        if error_code(error) != "ConditionalCheckFailedException":
+            raise
+        refused: Any = error.response
+        return False, refused.get("Item")
+    return True, response.get("Attributes")
+
+
+def write_all(
+    client: DynamoDBClient, operation: str, writes: Mapping[str, TransactWriteItemTypeDef]
+) -> frozenset[str]:
+    """Make several writes together or none of them. Return the names of those whose condition did
+    not hold; none when all were made.
+
+    Raise `Unavailable` when another transaction was in the way, or DynamoDB throttled.
+    """
+    try:
+        with calling(operation):
+            client.transact_write_items(TransactItems=list(writes.values()))
+    except ClientError as error:
+        if error_code(error) != "TransactionCanceledException":
+            raise
+        reasons = [reason.get("Code") for reason in error.response.get("CancellationReasons", [])]
+        failed = frozenset(
+            name
+            for name, reason in zip(writes, reasons, strict=True)
+            if reason == "ConditionalCheckFailed"
+        )
+        if not failed:
+            raise Unavailable(f"{operation} {'/'.join(sorted(set(map(str, reasons))))}") from None
+        return failed
+    return frozenset()
 
 
 def batch_get(

@@ -3,7 +3,8 @@
     KeyferryError
     ├── RequestRefused      the caller's fault; becomes an OAuth error response
     ├── Unavailable         AWS is throttling or down; becomes 503 with ``Retry-After``
-    └── CommandRefused      an operator command that cannot be carried out
+    ├── CommandRefused      an operator command that cannot be carried out
+    └── CredentialChanged   in `keyferry.sessions.opening`: what was checked is not so any more
 
 A credential failure has one opaque public text whatever its cause: which check failed is for the
 log (``reason``), never for the caller.

@@ -131,7 +131,6 @@ def _open(options: argparse.Namespace) -> None:
             _device(options.device),
             expected,
             signing_key=lambda token: discovery.key_for(token, typ=TYP),
-            age=time.time() - proof.stat().st_mtime,
         )
     for name, key in keys.items():
         print(f"{name}\tversion {key.version}\t{key.value}")

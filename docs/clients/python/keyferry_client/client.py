@@ -56,15 +56,10 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A response, with the `jti` of the proof that asked for it, and when that was sent.
-
-    `sent_at` is on a clock that never jumps and counts sleep as well (Android `elapsedRealtime`,
-    iOS `mach_continuous_time`).
-    """
+    """A response, with the `jti` of the proof that asked for it."""
 
     response: httpx.Response
     proof_jti: str
-    sent_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +262,6 @@ class KeyferryClient:
             self._device,
             expected,
             signing_key=lambda token: self._discovery.key_for(token, typ=TYP),
-            age=time.monotonic() - exchange.sent_at,
         )
 
     # ── one request ────────────────────────────────────────────────────────────
@@ -306,7 +300,6 @@ class KeyferryClient:
             sent = {"x-api-key": self._config.client_key, "DPoP": proof.header, **(headers or {})}
             if access_token is not None:
                 sent["Authorization"] = f"DPoP {access_token}"
-            sent_at = time.monotonic()
             try:
                 response = self._http.request(method, url, headers=sent, json=json, data=form)
             except httpx.RequestError as error:
@@ -316,7 +309,7 @@ class KeyferryClient:
                 continue
             break
         _raise_for_refusal(response)
-        return Exchange(response, proof.jti, sent_at)
+        return Exchange(response, proof.jti)
 
     def _get_public(self, url: str) -> httpx.Response:
         try:

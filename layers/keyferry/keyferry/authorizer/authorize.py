@@ -23,7 +23,7 @@ from keyferry.edge.request import Call, Headers
 from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
-from keyferry.sessions.store import from_item
+from keyferry.sessions.store import session_from_item
 from keyferry.tokens.access import AccessToken
 from keyferry.users.model import UserStatus
 from keyferry.users.store import user_from_item
@@ -49,7 +49,7 @@ class LiveSessions:
                 self.users_table: [{"sub": {"S": token.sub}}],
             },
         )
-        sessions = [from_item(item) for item in found[self.sessions_table]]
+        sessions = [session_from_item(item) for item in found[self.sessions_table]]
         users = [user_from_item(item) for item in found[self.users_table]]
         if not sessions or not sessions[0].is_alive(now):
             raise RequestRefused("invalid_token", "session ended")
@@ -88,7 +88,7 @@ class Authorizer:
         not read like a logout."""
         try:
             self.keyring.refresh()
-            token = self._authorize(event)
+            token = self._authorize(event, context.aws_request_id)
         except RequestRefused as refused:
             logger.info("refused", extra={"error": refused.code, "reason": refused.reason})
             count(Metric.AUTHORIZER_REFUSED)
@@ -98,7 +98,7 @@ class Authorizer:
             raise
         return _allow(event["methodArn"], token)
 
-    def _authorize(self, event: Mapping[str, Any]) -> AccessToken:
+    def _authorize(self, event: Mapping[str, Any], invocation_id: str) -> AccessToken:
         now = self.now()
         call = Call(event["httpMethod"], self._url(event), Headers.from_event(event))
         token, proof = authentication.authenticate(
@@ -107,8 +107,8 @@ class Authorizer:
         if self.live is not None:
             self.live.require(token, now)
         # Last, so that a request refused for another reason does not use up its proof.
-        if proof is not None and not self.replays.reserve(proof, call, now):
-            raise RequestRefused("invalid_dpop_proof", "proof: used before")
+        if proof is not None:
+            self.replays.reserve(proof, call, now=now, invocation_id=invocation_id)
         return token
 
     def _url(self, event: Mapping[str, Any]) -> str:

@@ -10,12 +10,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError
-
-from keyferry.aws import calling, error_code
+from keyferry.aws import write_if
 from keyferry.dpop.nonce import STEP_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS, Proof
 from keyferry.edge.request import Call
+from keyferry.errors import RequestRefused
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -33,23 +32,24 @@ class ReplayGuard:
     client: DynamoDBClient
     table: str
 
-    def reserve(self, proof: Proof, call: Call, now: int) -> bool:
-        """Return whether this is the first use of ``proof`` on ``call``.
+    def reserve(self, proof: Proof, call: Call, *, now: int, invocation_id: str) -> None:
+        """Raise `RequestRefused` unless this is the first use of ``proof`` on ``call``.
 
         By the device key too: two devices may draw the same ``jti``, and one must not be able to
         use up another's.
         """
         parts = "\0".join((proof.jkt, call.method, call.url, proof.jti))
         digest = hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
-        try:
-            with calling("dynamodb:PutItem proof"):
-                self.client.put_item(
-                    TableName=self.table,
-                    Item={"id": {"S": digest}, "expires_at": {"N": str(now + KEPT_SECONDS)}},
-                    ConditionExpression=UNUSED,
-                )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
+        written, row = write_if(
+            self.client.put_item,
+            "dynamodb:PutItem proof",
+            TableName=self.table,
+            Item={
+                "id": {"S": digest},
+                "expires_at": {"N": str(now + KEPT_SECONDS)},
+                "used_by": {"S": invocation_id},
+            },
+            ConditionExpression=UNUSED,
+        )
+        if not written and (row is None or row["used_by"]["S"] != invocation_id):
+            raise RequestRefused("invalid_dpop_proof", "proof: used before")

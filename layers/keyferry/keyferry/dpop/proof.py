@@ -22,15 +22,18 @@ IAT_LEEWAY_SECONDS: Final = 60
 """How far ``iat`` may be from our clock, either way, in a proof without a nonce."""
 
 _MAX_JTI_LENGTH: Final = 256
+_MAX_TIME: Final = 2**40
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a verified proof says: the thumbprint of the key that made it, and its ``jti``."""
+    """What a verified proof says: the thumbprint of the key that made it, its ``jti``, and its
+    ``iat`` by the clock of whoever made it."""
 
     jkt: str
     jti: str
+    issued_at: int
 
 
 def verify(
@@ -67,7 +70,7 @@ def verify(
         raise RequestRefused("invalid_dpop_proof", "proof: htu of another request")
     if access_token is not None and not _is_hash_of(claims.get("ath"), access_token):
         raise RequestRefused("invalid_dpop_proof", "proof: ath of another token")
-    if isinstance(iat, bool) or not isinstance(iat, int | float):
+    if isinstance(iat, bool) or not isinstance(iat, int | float) or not 0 <= iat < _MAX_TIME:
         raise RequestRefused("invalid_dpop_proof", "proof: iat is not a number")
     nonce = claims.get("nonce")
     if nonce is not None and not isinstance(nonce, str):
@@ -76,7 +79,7 @@ def verify(
         raise RequestRefused("use_dpop_nonce", "proof: nonce not ours or too old")
     if nonce is None and abs(now - iat) > IAT_LEEWAY_SECONDS:
         raise RequestRefused("use_dpop_nonce", "proof: no nonce, and iat is off")
-    return Proof(jkt=jkt, jti=jti)
+    return Proof(jkt=jkt, jti=jti, issued_at=int(iat))
 
 
 def _verified_thumbprint(jws: Jws) -> str:
@@ -120,8 +123,10 @@ def _same_target(htu: str, url: str) -> bool:
 
 
 def _target(url: str) -> tuple[str, str, int | None, str]:
+    if not url.isprintable():  # urlsplit would leave tabs and line ends out without a word
+        raise ValueError("control character")
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None:
         raise ValueError("userinfo")
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    port = parts.port if parts.port is not None else _DEFAULT_PORTS.get(parts.scheme)
     return parts.scheme, parts.hostname or "", port, parts.path or "/"

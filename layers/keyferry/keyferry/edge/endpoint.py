@@ -48,7 +48,8 @@ def endpoint(
                 nonce["DPoP-Nonce"] = keyring.dpop_nonce()
             if route is None:
                 raise RequestRefused("not_found", "no such route")
-            response = route.answer(Request.from_event(event))
+            request = Request.from_event(event, invocation_id=context.aws_request_id)
+            response = route.answer(request)
         except RequestRefused as refused:
             logger.info("refused", extra={"error": refused.code, "reason": refused.reason})
             response = responses.of_refusal(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -55,20 +54,24 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to one of our own routes."""
+    """A request to one of our own routes.
+
+    ``invocation_id`` is Lambda's own. API Gateway's request id is for people to search for: a
+    caller may choose it, so nothing is decided by it.
+    """
 
     method: str
     resource: str
     path_parameters: Mapping[str, str]
-    query: Mapping[str, str]
+    query: Mapping[str, tuple[str, ...]]
     headers: Headers
     body: bytes = field(repr=False)
-    request_id: str
+    invocation_id: str
     client_key_id: str
     source_ip: str
 
     @classmethod
-    def from_event(cls, event: Mapping[str, Any]) -> Self:
+    def from_event(cls, event: Mapping[str, Any], *, invocation_id: str) -> Self:
         """Raise `RequestRefused` when the body is too large or not what its encoding says."""
         context = event["requestContext"]
         identity = context.get("identity") or {}
@@ -76,10 +79,10 @@ class Request:
             method=event["httpMethod"],
             resource=event["resource"],
             path_parameters=event.get("pathParameters") or {},
-            query=event.get("queryStringParameters") or {},
+            query=_query(event),
             headers=Headers.from_event(event),
             body=_body(event),
-            request_id=context["requestId"],
+            invocation_id=invocation_id,
             client_key_id=identity.get("apiKeyId") or "",
             # API Gateway's own reading of the connection; a forwarded-for header is anybody's text.
             source_ip=identity.get("sourceIp") or "",
@@ -92,6 +95,21 @@ class Request:
         for name, value in self.path_parameters.items():
             path = path.replace(f"{{{name}}}", value)
         return Call(self.method, issuer + path, self.headers)
+
+    def parameter(self, name: str) -> str | None:
+        """The one query parameter that a route knows; None when there is no query.
+
+        Raise `RequestRefused` for any other parameter, and for this one sent more than once: a
+        misspelt filter must not pass for none.
+        """
+        if not self.query:
+            return None
+        values = self.query.get(name, ())
+        if len(self.query) != 1 or len(values) != 1:
+            raise RequestRefused(
+                "invalid_request", "query", description=f"The one parameter here is {name}."
+            )
+        return values[0]
 
     def fields(self, *accepted: str) -> dict[str, Any]:
         """The body's members, by its media type (RFC 9110 §8.3.1), one of ``accepted``.
@@ -108,6 +126,14 @@ class Request:
             raise RequestRefused("invalid_request", f"body is not {media_type}") from None
 
 
+def _query(event: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    several = event.get("multiValueQueryStringParameters")
+    if several is None:
+        single = event.get("queryStringParameters") or {}
+        several = {name: [value] for name, value in single.items()}
+    return {name: tuple(values) for name, values in several.items()}
+
+
 def _body(event: Mapping[str, Any]) -> bytes:
     text = event.get("body") or ""
     # Four characters of base64 are three bytes, so this bounds what is about to be decoded too.
@@ -116,7 +142,7 @@ def _body(event: Mapping[str, Any]) -> bytes:
     if event.get("isBase64Encoded"):
         try:
             body = base64.b64decode(text, validate=True)
-        except binascii.Error:
+        except ValueError:
             raise RequestRefused("invalid_request", "body is not base64") from None
     else:
         body = text.encode("utf-8", "surrogatepass")

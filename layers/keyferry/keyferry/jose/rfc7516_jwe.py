@@ -56,7 +56,7 @@ def _encrypt_from_parts(
     key = concat_kdf(ephemeral.exchange(ec.ECDH(), recipient.key()), algorithm="A256GCM")
     sealed = AESGCM(key).encrypt(nonce, plaintext, protected.encode("ascii"))
     ciphertext, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
-    # The second part, the encrypted key, is empty in direct key agreement (RFC 7516 §5.1 step 6).
+    # The second part, the encrypted key, is empty in direct key agreement (RFC 7516 §5.1 step 5).
     encoded = (base64url.encode(nonce), base64url.encode(ciphertext), base64url.encode(tag))
     return f"{protected}..{'.'.join(encoded)}"
 

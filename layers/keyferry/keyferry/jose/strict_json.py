@@ -29,6 +29,8 @@ def loads_object(data: bytes | str) -> dict[str, Any]:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError:
+        raise ValueError("not JSON") from None
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value

@@ -42,14 +42,15 @@ class Schedule:
 
 
 def schedules(*, idle_seconds: int) -> Mapping[Purpose, Schedule]:
-    """``retain`` outlives what the key made: an access token lives minutes, a nonce five, a refresh
-    token until its session has been idle for ``idle_seconds``. ``announce`` outlives every cache of
-    the JWKS, and of the keyring in a warm function."""
+    """``retain`` outlives what the key made: an access token lives minutes, a nonce five. A refresh
+    token may be needed for two idle periods: it can be used on the last day of the first, and then
+    its successor's reply can be lost, which makes it the parent that is answered for another one.
+    ``announce`` outlives every cache of the JWKS, and of the keyring in a warm function."""
     return MappingProxyType(
         {
             Purpose.TOKEN_SIGNING: Schedule(announce=2 * DAY, active=60 * DAY, retain=DAY),
             Purpose.REFRESH_MAC: Schedule(
-                announce=2 * DAY, active=60 * DAY, retain=idle_seconds + DAY
+                announce=2 * DAY, active=60 * DAY, retain=2 * idle_seconds + DAY
             ),
             Purpose.DPOP_NONCE: Schedule(announce=2 * DAY, active=60 * DAY, retain=DAY),
         }
@@ -169,6 +170,7 @@ def maintain(
     Raise `Unavailable` when other writers kept winning, and `LookupError` when there is no keyring
     and no issuer to make one for, or no key ``revoked``.
     """
+    writer = base64url.encode(maker.random(16))
     for _ in range(_WRITE_ATTEMPTS):
         seen = store.read()
         if seen is None and issuer is None:
@@ -188,7 +190,7 @@ def maintain(
             return Maintenance(revision=seen.revision, written=False)
         made = tuple(maker.make(purpose, standing, now) for purpose, standing in plan.missing)
         wanted = replace(wanted, keys=_ordered(plan.keep + made))
-        if store.write(wanted, seen=seen.revision if seen else None):
+        if store.write(wanted, seen=seen.revision if seen else None, writer=writer):
             before = {key.kid for key in seen.keys} if seen else set()
             return Maintenance(
                 revision=wanted.revision,

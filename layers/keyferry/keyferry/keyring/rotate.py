@@ -37,8 +37,15 @@ class KeyringProperties(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     issuer: str = Field(alias="Issuer", pattern=r"^https?://[^?#]+[^/?#]$")
-    clients: dict[str, str] = Field(alias="Clients", min_length=1)
-    """Client id → API Gateway API-key id."""
+    clients: dict[str, list[str]] = Field(alias="Clients", min_length=1)
+    """Client id → the ids of its API Gateway API keys: two of them while one replaces the other."""
+
+    def by_key(self) -> dict[str, str]:
+        """API-key id → client id. Raise `ValueError` when two clients name one key."""
+        pairs = [(key, client) for client, keys in self.clients.items() for key in keys]
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("an API key of two clients")
+        return dict(pairs)
 
 
 class KeyringCommand(BaseModel):
@@ -154,8 +161,7 @@ class RotateKeyring:
         if request.RequestType == "Delete":
             return {}
         properties = KeyringProperties.model_validate(request.ResourceProperties)
-        clients = {key_id: client_id for client_id, key_id in properties.clients.items()}
-        return _report(self.maintain(issuer=properties.issuer, clients=clients))
+        return _report(self.maintain(issuer=properties.issuer, clients=properties.by_key()))
 
 
 def _report(done: Maintenance) -> dict[str, Any]:

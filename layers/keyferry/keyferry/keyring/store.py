@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
-
-from keyferry.aws import calling, error_code
+from keyferry.aws import FIRST_WRITE, SAME_REVISION, calling, write_if
 from keyferry.keyring.model import Keyring
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 _ROW: Final = "KEYRING"
-
-FIRST_WRITE: Final = "attribute_not_exists(id)"
-SAME_REVISION: Final = "revision = :seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +29,28 @@ class KeyringStore:
             return None
         return Keyring.from_json(item["document"]["S"], revision=int(item["revision"]["N"]))
 
-    def write(self, keyring: Keyring, *, seen: int | None) -> bool:
+    def write(self, keyring: Keyring, *, seen: int | None, writer: str) -> bool:
         """Write ``keyring`` if the row's revision is still ``seen`` (None: if there is no row).
 
-        Return whether it was written.
+        Return whether it was written. ``writer`` is a name that nobody else has.
         """
         item = {
             "id": {"S": _ROW},
             "revision": {"N": str(keyring.revision)},
             "document": {"S": keyring.to_json()},
+            "writer": {"S": writer},
         }
-        try:
-            with calling("dynamodb:PutItem keyring"):
-                if seen is None:
-                    self.client.put_item(
-                        TableName=self.table, Item=item, ConditionExpression=FIRST_WRITE
-                    )
-                else:
-                    self.client.put_item(
-                        TableName=self.table,
-                        Item=item,
-                        ConditionExpression=SAME_REVISION,
-                        ExpressionAttributeValues={":seen": {"N": str(seen)}},
-                    )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
+        condition: dict[str, Any] = {"ConditionExpression": FIRST_WRITE}
+        if seen is not None:
+            condition = {
+                "ConditionExpression": SAME_REVISION,
+                "ExpressionAttributeValues": {":seen": {"N": str(seen)}},
+            }
+        written, row = write_if(
+            self.client.put_item,
+            "dynamodb:PutItem keyring",
+            TableName=self.table,
+            Item=item,
+            **condition,
+        )
+        return written or (row is not None and row["writer"]["S"] == writer)

@@ -126,7 +126,8 @@ class UnwrappedKeyring:
 
     def accepts_dpop_nonce(self, presented: str) -> bool:
         # A switch of keys reaches the warm functions over a minute, so a nonce may come from the
-        # key before or after ours. Those two are unwrapped only when one really does.
+        # key before or after ours. Those two are unwrapped for the first nonce that is not of the
+        # current one, once in a function's life.
         order = (Standing.CURRENT, Standing.PREVIOUS, Standing.NEXT)
         now = self.now()
         return any(

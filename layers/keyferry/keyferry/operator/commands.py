@@ -141,7 +141,7 @@ class Operator:
             run = self._commands().get(invocation.command)
             if run is None:
                 raise CommandRefused("invalid_request", "There is no such command.")
-            result = run(invocation.arguments)
+            result = run(invocation.arguments, context.aws_request_id)
         except ValidationError as error:
             return _refused("invalid_request", _where(error))
         except CommandRefused as refused:
@@ -155,16 +155,19 @@ class Operator:
         logger.info("operator", extra={"command": invocation.command})
         return {"ok": True, "result": result}
 
-    def _commands(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+    def _commands(self) -> Mapping[str, Callable[[dict[str, Any], str], dict[str, Any]]]:
+        """By name: what takes the arguments and the invocation's id."""
         return {
-            "users.add": lambda a: self.add_user(AddUser.model_validate(a)),
-            "users.disable": lambda a: self.disable_user(NamedUser.model_validate(a)),
-            "users.enable": lambda a: self.enable_user(NamedUser.model_validate(a)),
-            "users.set_password": lambda a: self.set_password(SetPassword.model_validate(a)),
-            "keys.put": lambda a: self.put_key(PutKey.model_validate(a)),
-            "keys.list": lambda a: self.list_keys(Nothing.model_validate(a)),
-            "keys.delete": lambda a: self.delete_key(DeleteKey.model_validate(a)),
-            "sessions.revoke": lambda a: self.revoke_sessions(RevokeSessions.model_validate(a)),
+            "users.add": lambda a, _: self.add_user(AddUser.model_validate(a)),
+            "users.disable": lambda a, i: self.disable_user(NamedUser.model_validate(a), i),
+            "users.enable": lambda a, _: self.enable_user(NamedUser.model_validate(a)),
+            "users.set_password": lambda a, i: self.set_password(SetPassword.model_validate(a), i),
+            "keys.put": lambda a, _: self.put_key(PutKey.model_validate(a)),
+            "keys.list": lambda a, _: self.list_keys(Nothing.model_validate(a)),
+            "keys.delete": lambda a, _: self.delete_key(DeleteKey.model_validate(a)),
+            "sessions.revoke": lambda a, i: self.revoke_sessions(
+                RevokeSessions.model_validate(a), i
+            ),
         }
 
     def add_user(self, request: AddUser) -> dict[str, Any]:
@@ -186,24 +189,25 @@ class Operator:
             "status": user.status,
         }
 
-    def disable_user(self, request: NamedUser) -> dict[str, Any]:
+    def disable_user(self, request: NamedUser, request_id: str) -> dict[str, Any]:
         """From the first write on, no login and no delivery; when this returns, no session."""
         sub = self._set_status(request.username, UserStatus.DISABLED)
-        ended = self.sessions.end_all(sub, now=self.now())
+        ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "status": UserStatus.DISABLED, "revoked": ended}
 
     def enable_user(self, request: NamedUser) -> dict[str, Any]:
         sub = self._set_status(request.username, UserStatus.ACTIVE)
         return {"sub": sub, "status": UserStatus.ACTIVE}
 
-    def set_password(self, request: SetPassword) -> dict[str, Any]:
+    def set_password(self, request: SetPassword, request_id: str) -> dict[str, Any]:
         """From the first write on, no login with the old one; when this returns, no session."""
         password = _password(request.password)
         phc = hash_password(password, random=self.random)
         sub = self.users.set_password(_canonical(request.username), phc)
         if sub is None:
             raise CommandRefused("not_found", "There is no user of that name.")
-        return {"sub": sub, "revoked": self.sessions.end_all(sub, now=self.now())}
+        ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
+        return {"sub": sub, "revoked": ended}
 
     def put_key(self, request: PutKey) -> dict[str, Any]:
         value = request.value.get_secret_value().encode("utf-8")
@@ -231,11 +235,13 @@ class Operator:
         versions = [entry.version] if entry.previous is None else [entry.previous, entry.version]
         return {"name": entry.name, "deleted_versions": versions}
 
-    def revoke_sessions(self, request: RevokeSessions) -> dict[str, Any]:
+    def revoke_sessions(self, request: RevokeSessions, request_id: str) -> dict[str, Any]:
         sub = request.sub if request.sub is not None else self._sub(request.username or "")
         if request.sid is None:
-            return {"revoked": self.sessions.end_all(sub, now=self.now())}
-        return {"revoked": int(self.sessions.end(sub, request.sid))}
+            ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
+        else:
+            ended = int(self.sessions.end(sub, request.sid, request_id=request_id))
+        return {"revoked": ended}
 
     def _set_status(self, username: str, status: UserStatus) -> str:
         sub = self._sub(username)

@@ -28,6 +28,12 @@ class Grants:
     now: Callable[[], int]
     random: Callable[[int], bytes]
 
+    def unwrap_keys(self) -> None:
+        """Have at hand whatever `begin` and `respond` need, before anything is written: KMS may
+        fail, and then nothing must have changed that the caller does not hear of."""
+        self.keyring.signing_key()
+        self.keyring.refresh_mac_key(self.keyring.current_refresh_kid())
+
     def begin(
         self,
         user: User,
@@ -75,7 +81,7 @@ class Grants:
         """An access token and ``token`` for ``session``."""
         now = self.now()
         mac_key = self.keyring.refresh_mac_key(token.kid)
-        if mac_key is None:
+        if mac_key is None:  # the keyring is read once, at the start of a request
             raise LookupError("refresh token under a key that the keyring does not have")
         kid, signing_key = self.keyring.signing_key()
         lifetime = access.lifetime(self.policy.access_seconds, self.random(1))

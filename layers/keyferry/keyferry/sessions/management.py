@@ -55,9 +55,10 @@ class SessionManagement:
         )
 
     def revoke(self, request: Request) -> Response:
-        """``POST /v1/revoke``. Who holds a refresh token may end its session, with no proof of the
-        device key: clients send none (RFC 9449 says nothing of it), and a token that is in wrong
-        hands is better dead. Any token of the session will do, a rotated-out one too.
+        """``POST /v1/revoke``. Who holds a refresh token may end its session, a rotated-out one's
+        too, and needs no proof of the device key for it: OAuth clients send none here, and a token
+        that is in wrong hands is better dead (RFC 7009 §5). This is the one way in which a thief
+        who lacks the key can end a session; what such a thief can not do is use it.
 
         200 for a token that is none, or not this client's (RFC 7009 §2.2): there is nothing that
         the client could do about it.
@@ -75,7 +76,11 @@ class SessionManagement:
         except RequestRefused:
             return of_json({})
         ended = self.sessions.end_by_token(
-            token.sub, token.sid, secret_hash=token.secret_hash, client_id=client_id
+            token.sub,
+            token.sid,
+            secret_hash=token.secret_hash,
+            client_id=client_id,
+            request_id=request.invocation_id,
         )
         self._report(ended=int(ended), by="revoke")
         return of_json({})
@@ -91,19 +96,23 @@ class SessionManagement:
         sid = request.path_parameters["id"]
         if sid not in {session.sid for session in sessions}:
             raise RequestRefused("not_found", "session unknown or of another user")
-        self._report(ended=int(self.sessions.end(sessions[0].sub, sid)), by="user")
+        ended = self.sessions.end(sessions[0].sub, sid, request_id=request.invocation_id)
+        self._report(ended=int(ended), by="user")
         return Response(204, content_type=None)
 
     def end_all(self, request: Request) -> Response:
         """``DELETE /v1/sessions``: all of the caller's own; ``?except=current`` keeps this one."""
-        spared = request.query.get("except")
+        spared = request.parameter("except")
         if spared not in (None, KEEP_CURRENT):
             raise RequestRefused(
                 "invalid_request", "except", description="except must be: current."
             )
         current, sessions = self._own(request)
         going = [each.sid for each in sessions if spared is None or each.sid != current]
-        ended = sum(self.sessions.end(sessions[0].sub, sid) for sid in going)
+        ended = sum(
+            self.sessions.end(sessions[0].sub, sid, request_id=request.invocation_id)
+            for sid in going
+        )
         self._report(ended=ended, by="user")
         return of_json({"ended": ended})
 

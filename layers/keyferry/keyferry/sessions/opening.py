@@ -11,12 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError
-
-from keyferry.aws import batch_get, calling
-from keyferry.errors import RequestRefused, Unavailable
+from keyferry.aws import batch_get, write_all
+from keyferry.errors import KeyferryError, RequestRefused, Unavailable
 from keyferry.sessions.model import Session, Status
-from keyferry.sessions.store import ACTIVE, SessionStore, from_item, to_item
+from keyferry.sessions.store import (
+    ACTIVE,
+    SessionStore,
+    session_from_item,
+    session_to_item,
+)
 from keyferry.users.model import User, UserStatus
 from keyferry.users.store import (
     SAME_HASH,
@@ -37,31 +40,49 @@ NEW_SESSION: Final = "attribute_not_exists(sid)"
 _ATTEMPTS: Final = 8
 
 
+class CredentialChanged(KeyferryError):
+    """The credential is not the one that was checked any more: check again."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOpening:
     users: UserStore
     sessions: SessionStore
     limit: int
 
-    def open(self, session: Session, user: User, credential: PasswordCredential) -> int:
+    def open(
+        self,
+        session: Session,
+        user: User,
+        credential: PasswordCredential,
+        *,
+        stronger_phc: str | None = None,
+    ) -> int:
         """Write ``session``; end the user's oldest ones where there would be too many. Return how
-        many were ended.
+        many were ended. ``stronger_phc`` is a new hash of the same password, written with it.
 
-        Raise `RequestRefused` (``invalid_grant``) when the user was disabled or the password
-        changed meanwhile, and `Unavailable` when too many logins of one user are going on.
+        Raise `RequestRefused` (``invalid_grant``) when the user was disabled meanwhile,
+        `CredentialChanged` when the password was changed or hashed anew, and `Unavailable` when
+        too many logins of one user are going on.
         """
         for _ in range(_ATTEMPTS):
             if user.status is not UserStatus.ACTIVE:
                 raise RequestRefused("invalid_grant", "login: disabled meanwhile")
             kept, ended = self._make_room(user, session.created_at)
-            failed = self._write(session, user, credential, kept, ended)
+            try:
+                failed = self._write(session, user, credential, stronger_phc, kept, ended)
+            except Unavailable:
+                # Two transactions at once on one row: DynamoDB turns one away. Look again.
+                failed = frozenset({"user"})
             if not failed:
                 return len(ended)
-            if failed == {"credential"}:
-                raise RequestRefused("invalid_grant", "login: password changed meanwhile")
+            if "credential" in failed:
+                raise CredentialChanged
             found = self.users.user(user.sub)
             if found is None:
                 raise RequestRefused("invalid_grant", "login: user deleted meanwhile")
+            if session.sid in found.sessions:
+                return len(ended)  # botocore tried twice, and the first try had done it
             user = found
         raise Unavailable("dynamodb:TransactWriteItems session: too many logins at once")
 
@@ -75,7 +96,10 @@ class SessionOpening:
             return user.sessions, ()
         keys: list[Item] = [{"sub": {"S": user.sub}, "sid": {"S": sid}} for sid in user.sessions]
         table = self.sessions.table
-        rows = [from_item(item) for item in batch_get(self.sessions.client, {table: keys})[table]]
+        rows = [
+            session_from_item(item)
+            for item in batch_get(self.sessions.client, {table: keys})[table]
+        ]
         alive = {row.sid for row in rows if row.is_alive(now)}
         counted = tuple(sid for sid in user.sessions if sid in alive)
         surplus = max(len(counted) - self.limit + 1, 0)
@@ -86,9 +110,10 @@ class SessionOpening:
         session: Session,
         user: User,
         credential: PasswordCredential,
+        stronger_phc: str | None,
         kept: tuple[str, ...],
         ended: tuple[str, ...],
-    ) -> set[str]:
+    ) -> frozenset[str]:
         """Write it all or nothing. Return which conditions failed; none when it was written."""
         counted = (*kept, session.sid)
         writes: dict[str, TransactWriteItemTypeDef] = {
@@ -106,18 +131,11 @@ class SessionOpening:
                     },
                 }
             },
-            "credential": {
-                "ConditionCheck": {
-                    "TableName": self.users.credentials_table,
-                    "Key": credential_key(credential.username),
-                    "ConditionExpression": SAME_HASH,
-                    "ExpressionAttributeValues": {":seen": {"S": credential.phc}},
-                }
-            },
+            "credential": self._same_credential(credential, stronger_phc),
             "session": {
                 "Put": {
                     "TableName": self.sessions.table,
-                    "Item": to_item(session),
+                    "Item": session_to_item(session),
                     "ConditionExpression": NEW_SESSION,
                 }
             },
@@ -136,17 +154,28 @@ class SessionOpening:
                     },
                 }
             }
-        try:
-            with calling("dynamodb:TransactWriteItems session"):
-                self.sessions.client.transact_write_items(TransactItems=list(writes.values()))
-        except ClientError as error:
-            reasons = error.response.get("CancellationReasons", [])
-            failed = {
-                name
-                for name, reason in zip(writes, reasons, strict=False)
-                if reason.get("Code") in ("ConditionalCheckFailed", "TransactionConflict")
+        return write_all(self.sessions.client, "dynamodb:TransactWriteItems session", writes)
+
+    def _same_credential(
+        self, credential: PasswordCredential, stronger_phc: str | None
+    ) -> TransactWriteItemTypeDef:
+        table, key = self.users.credentials_table, credential_key(credential.username)
+        seen: Item = {":seen": {"S": credential.phc}}
+        if stronger_phc is None:
+            return {
+                "ConditionCheck": {
+                    "TableName": table,
+                    "Key": key,
+                    "ConditionExpression": SAME_HASH,
+                    "ExpressionAttributeValues": seen,
+                }
             }
-            if not failed:
-                raise
-            return failed
-        return set()
+        return {
+            "Update": {
+                "TableName": table,
+                "Key": key,
+                "ConditionExpression": SAME_HASH,
+                "UpdateExpression": "SET phc = :phc",
+                "ExpressionAttributeValues": {**seen, ":phc": {"S": stronger_phc}},
+            }
+        }

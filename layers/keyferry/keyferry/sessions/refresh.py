@@ -86,6 +86,7 @@ class Refresh:
             now=now,
             required=self.policy.require_dpop,
         )
+        self.grants.unwrap_keys()
         rotation = self.sessions.rotate(
             Presented(
                 sub=token.sub,
@@ -94,12 +95,17 @@ class Refresh:
                 secret_hash=token.secret_hash,
                 client_id=client_id,
                 jkt=proof.jkt if proof else "",
-                request_id=request.request_id,
+                request_id=request.invocation_id,
+                proof_at=proof.issued_at if proof else 0,
             ),
             now=now,
             idle_seconds=self.policy.idle_seconds,
             mac_kid=self.keyring.current_refresh_kid(),
         )
+        if rotation.outcome is Outcome.WRONG_KEY and proof is None:
+            # A bound session and no proof at all: something on the way took the header off. That
+            # is no reason to send the owner to the login screen.
+            raise RequestRefused("invalid_dpop_proof", "refresh: bound session, no proof")
         return self._answer(token, rotation)
 
     def _answer(self, token: RefreshToken, rotation: Rotation) -> Response:

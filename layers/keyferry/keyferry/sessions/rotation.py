@@ -6,7 +6,8 @@
     n, last write was mine       the same      the same successor: my own SDK tried twice
     n-1                          the same      the same successor again: the reply was lost
     n-1                          bearer mode   the same within 60 s and 6 times a day, else reuse
-    below n-1                    the same      reuse: the whole session is compromised
+    below n-1, new proof         the same      reuse: the whole session is compromised
+    below n-1, proof from before the same      refused: an old request that comes late, or again
     above n                      the same      the table was restored: go on from the presented one
     above n                      bearer mode   refused
     any                          another one   refused, and the row stays as it is
@@ -43,6 +44,7 @@ class Outcome(StrEnum):
     RETRIED_BEARER = "retried_bearer"
     HEALED = "healed"
     REUSED = "reused"
+    STALE = "stale"
     WRONG_KEY = "wrong_key"
     WRONG_CLIENT = "wrong_client"
     WRONG_SECRET = "wrong_secret"
@@ -68,7 +70,10 @@ GRANTED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """What a request has proved to hold: a token with a good MAC, and the key ``jkt`` (or "")."""
+    """What a request has proved to hold: a token with a good MAC, and the key ``jkt`` (or "").
+
+    ``request_id`` is this invocation's, and nobody's to choose. ``proof_at`` is the proof's ``iat``.
+    """
 
     sub: str
     sid: str
@@ -77,6 +82,7 @@ class Presented:
     client_id: str
     jkt: str
     request_id: str
+    proof_at: int = 0
 
 
 def decide(row: Session | None, presented: Presented, now: int) -> Outcome:
@@ -106,7 +112,11 @@ def decide(row: Session | None, presented: Presented, now: int) -> Outcome:
             return Outcome.AHEAD_BEARER
         return Outcome.HEALED if presented.generation < MAX_GENERATION else Outcome.EXHAUSTED
     if presented.generation < row.generation - 1:
-        return Outcome.REUSED
+        # The device's clock against itself: a proof that is no newer than the one of the last
+        # rotation was made before it. Such a request is not somebody going on with an old token; it
+        # is one of the owner's own that comes late, or a recording of it, and must end nothing.
+        recorded = bool(row.jkt) and presented.proof_at <= row.proof_at
+        return Outcome.STALE if recorded else Outcome.REUSED
     return _parent(row, presented, now)
 
 

@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
-
-from keyferry.aws import calling, error_code
+from keyferry.aws import calling, write_if
 from keyferry.config import DAY
 from keyferry.errors import Unavailable
 from keyferry.sessions.model import Device, Session, Status
@@ -55,7 +53,8 @@ ROTATE: Final = " AND ".join(
 
 MOVE: Final = (
     "SET generation = :successor, rotated_at = :now, idle_expires_at = :idle_expires_at,"
-    " expires_at = :expires_at, mac_kid = :mac_kid, last_request = :request_id"
+    " expires_at = :expires_at, mac_kid = :mac_kid, last_request = :request_id,"
+    " proof_at = :proof_at"
 )
 
 EXPIRY_MARGIN_SECONDS: Final = DAY
@@ -106,34 +105,36 @@ class SessionStore:
                 case Outcome.HEALED:
                     expected = row.generation
                 case Outcome.REUSED:
-                    if self._compromise(row):
+                    if self._compromise(row, request_id=presented.request_id):
                         return Rotation(outcome, row)
                 case Outcome.RETRIED_BEARER:
-                    if self._count_retry(row, now):
+                    if self._count_retry(row, now, request_id=presented.request_id):
                         return Rotation(outcome, row)
                 case _:
                     return Rotation(outcome, row)
         raise Unavailable("dynamodb:UpdateItem session: the row kept changing")
 
-    def end(self, sub: str, sid: str) -> bool:
+    def end(self, sub: str, sid: str, *, request_id: str) -> bool:
         """Log a session out. Return whether it was active until now."""
-        return self._set_status(
-            {"sub": {"S": sub}, "sid": {"S": sid}}, Status.LOGGED_OUT, condition=ACTIVE, values={}
-        )
+        return self._end(sub, sid, Status.LOGGED_OUT, request_id=request_id)
 
-    def end_by_token(self, sub: str, sid: str, *, secret_hash: bytes, client_id: str) -> bool:
+    def end_by_token(
+        self, sub: str, sid: str, *, secret_hash: bytes, client_id: str, request_id: str
+    ) -> bool:
         """As `end`, if the token that names the session is of that session and that client."""
-        return self._set_status(
-            {"sub": {"S": sub}, "sid": {"S": sid}},
+        return self._end(
+            sub,
+            sid,
             Status.LOGGED_OUT,
-            condition=f"{ACTIVE} AND {SAME_SECRET} AND {SAME_CLIENT}",
+            request_id=request_id,
+            conditions=(SAME_SECRET, SAME_CLIENT),
             values={":secret_hash": {"B": secret_hash}, ":client_id": {"S": client_id}},
         )
 
-    def end_all(self, sub: str, *, now: int, keep: str | None = None) -> int:
-        """Log out every session of a user but ``keep``. Return how many were active until now."""
-        sids = [row.sid for row in self.living(sub, now=now) if row.sid != keep]
-        return sum(self.end(sub, sid) for sid in sids)
+    def end_all(self, sub: str, *, now: int, request_id: str) -> int:
+        """Log out every session of a user. Return how many were active until now."""
+        living = self.living(sub, now=now)
+        return sum(self.end(sub, row.sid, request_id=request_id) for row in living)
 
     def living(self, sub: str, *, now: int) -> list[Session]:
         """A user's sessions that are active and not expired, oldest first, read consistently."""
@@ -149,7 +150,7 @@ class SessionStore:
                     ExpressionAttributeValues={":sub": {"S": sub}},
                     **start,
                 )
-            rows += [from_item(item) for item in page["Items"]]
+            rows += [session_from_item(item) for item in page["Items"]]
             if "LastEvaluatedKey" not in page:
                 break
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
@@ -161,107 +162,107 @@ class SessionStore:
     ) -> tuple[bool, Session | None]:
         """The one write. Return whether it happened, and the row as it is now."""
         idle_expires_at = now + idle_seconds
-        try:
-            with calling("dynamodb:UpdateItem session"):
-                response = self.client.update_item(
-                    TableName=self.table,
-                    Key={"sub": {"S": presented.sub}, "sid": {"S": presented.sid}},
-                    ConditionExpression=ROTATE,
-                    UpdateExpression=MOVE,
-                    ExpressionAttributeNames={"#status": "status"},
-                    ExpressionAttributeValues={
-                        ":presented": {"N": str(expected)},
-                        ":active": {"S": Status.ACTIVE},
-                        ":jkt": {"S": presented.jkt},
-                        ":client_id": {"S": presented.client_id},
-                        ":secret_hash": {"B": presented.secret_hash},
-                        ":now": {"N": str(now)},
-                        ":max_generation": {"N": str(MAX_GENERATION)},
-                        ":successor": {"N": str(presented.generation + 1)},
-                        ":idle_expires_at": {"N": str(idle_expires_at)},
-                        ":expires_at": {"N": str(idle_expires_at + EXPIRY_MARGIN_SECONDS)},
-                        ":mac_kid": {"S": mac_kid},
-                        ":request_id": {"S": presented.request_id},
-                    },
-                    ReturnValues="ALL_NEW",
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
-        except ClientError as error:
-            if error_code(error) != "ConditionalCheckFailedException":
-                raise
-            item: Any = error.response.get("Item")
-            return False, from_item(item) if item else None
-        return True, from_item(response["Attributes"])
+        moved, row = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem session",
+            TableName=self.table,
+            Key={"sub": {"S": presented.sub}, "sid": {"S": presented.sid}},
+            ConditionExpression=ROTATE,
+            UpdateExpression=MOVE,
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={
+                ":presented": {"N": str(expected)},
+                ":active": {"S": Status.ACTIVE},
+                ":jkt": {"S": presented.jkt},
+                ":client_id": {"S": presented.client_id},
+                ":secret_hash": {"B": presented.secret_hash},
+                ":now": {"N": str(now)},
+                ":max_generation": {"N": str(MAX_GENERATION)},
+                ":successor": {"N": str(presented.generation + 1)},
+                ":idle_expires_at": {"N": str(idle_expires_at)},
+                ":expires_at": {"N": str(idle_expires_at + EXPIRY_MARGIN_SECONDS)},
+                ":mac_kid": {"S": mac_kid},
+                ":request_id": {"S": presented.request_id},
+                ":proof_at": {"N": str(presented.proof_at)},
+            },
+            ReturnValues="ALL_NEW",
+        )
+        return moved, session_from_item(row) if row else None
 
-    def _compromise(self, row: Session) -> bool:
+    def _compromise(self, row: Session, *, request_id: str) -> bool:
         """Return whether this call ended the session: of racing replays, one does."""
-        return self._set_status(
-            {"sub": {"S": row.sub}, "sid": {"S": row.sid}},
+        return self._end(
+            row.sub,
+            row.sid,
             Status.COMPROMISED,
-            condition=f"{ACTIVE} AND generation = :seen",
+            request_id=request_id,
+            conditions=("generation = :seen",),
             values={":seen": {"N": str(row.generation)}},
         )
 
-    def _set_status(
+    def _end(
         self,
-        key: Item,
+        sub: str,
+        sid: str,
         status: Status,
         *,
-        condition: str,
-        values: Item,
+        request_id: str,
+        conditions: tuple[str, ...] = (),
+        values: Item | None = None,
     ) -> bool:
-        try:
-            with calling("dynamodb:UpdateItem session"):
-                self.client.update_item(
-                    TableName=self.table,
-                    Key=key,
-                    ConditionExpression=condition,
-                    UpdateExpression="SET #status = :status",
-                    ExpressionAttributeNames={"#status": "status"},
-                    ExpressionAttributeValues={
-                        ":active": {"S": Status.ACTIVE},
-                        ":status": {"S": status},
-                        **values,
-                    },
-                )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
+        ended, row = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem session",
+            TableName=self.table,
+            Key={"sub": {"S": sub}, "sid": {"S": sid}},
+            ConditionExpression=" AND ".join((ACTIVE, *conditions)),
+            UpdateExpression="SET #status = :status, ended_by = :request_id",
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={
+                ":active": {"S": Status.ACTIVE},
+                ":status": {"S": status},
+                ":request_id": {"S": request_id},
+                **(values or {}),
+            },
+        )
+        return ended or _marked(row, "ended_by", request_id)
 
-    def _count_retry(self, row: Session, now: int) -> bool:
+    def _count_retry(self, row: Session, now: int, *, request_id: str) -> bool:
         """Spend one retry of a bearer client's day, if the row is still as it was."""
         today = now // DAY
         spent = row.retry_count if row.retry_day == today else 0
-        try:
-            with calling("dynamodb:UpdateItem session"):
-                self.client.update_item(
-                    TableName=self.table,
-                    Key={"sub": {"S": row.sub}, "sid": {"S": row.sid}},
-                    ConditionExpression=(
-                        f"{ACTIVE} AND generation = :seen"
-                        " AND retry_day = :seen_day AND retry_count = :seen_count"
-                    ),
-                    UpdateExpression="SET retry_day = :today, retry_count = :count",
-                    ExpressionAttributeNames={"#status": "status"},
-                    ExpressionAttributeValues={
-                        ":active": {"S": Status.ACTIVE},
-                        ":seen": {"N": str(row.generation)},
-                        ":seen_day": {"N": str(row.retry_day)},
-                        ":seen_count": {"N": str(row.retry_count)},
-                        ":today": {"N": str(today)},
-                        ":count": {"N": str(spent + 1)},
-                    },
-                )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
+        counted, refused = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem session",
+            TableName=self.table,
+            Key={"sub": {"S": row.sub}, "sid": {"S": row.sid}},
+            ConditionExpression=(
+                f"{ACTIVE} AND generation = :seen"
+                " AND retry_day = :seen_day AND retry_count = :seen_count"
+            ),
+            UpdateExpression=(
+                "SET retry_day = :today, retry_count = :count, retried_by = :request_id"
+            ),
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={
+                ":active": {"S": Status.ACTIVE},
+                ":seen": {"N": str(row.generation)},
+                ":seen_day": {"N": str(row.retry_day)},
+                ":seen_count": {"N": str(row.retry_count)},
+                ":today": {"N": str(today)},
+                ":count": {"N": str(spent + 1)},
+                ":request_id": {"S": request_id},
+            },
+        )
+        return counted or _marked(refused, "retried_by", request_id)
 
 
-def to_item(session: Session) -> Item:
+def _marked(row: Mapping[str, Any] | None, attribute: str, request_id: str) -> bool:
+    """Whether the write that is in the way is this very request's own, tried twice."""
+    return row is not None and row.get(attribute, {}).get("S") == request_id
+
+
+def session_to_item(session: Session) -> Item:
     return {
         "sub": {"S": session.sub},
         "sid": {"S": session.sid},
@@ -285,12 +286,13 @@ def to_item(session: Session) -> Item:
         "absolute_expires_at": {"N": str(session.absolute_expires_at)},
         "expires_at": {"N": str(session.refresh_expires_at + EXPIRY_MARGIN_SECONDS)},
         "last_request": {"S": session.last_request},
+        "proof_at": {"N": str(session.proof_at)},
         "retry_day": {"N": str(session.retry_day)},
         "retry_count": {"N": str(session.retry_count)},
     }
 
 
-def from_item(item: Mapping[str, Any]) -> Session:
+def session_from_item(item: Mapping[str, Any]) -> Session:
     return Session(
         sub=item["sub"]["S"],
         sid=item["sid"]["S"],
@@ -314,6 +316,7 @@ def from_item(item: Mapping[str, Any]) -> Session:
         idle_expires_at=int(item["idle_expires_at"]["N"]),
         absolute_expires_at=int(item["absolute_expires_at"]["N"]),
         last_request=item["last_request"]["S"],
+        proof_at=int(item["proof_at"]["N"]),
         retry_day=int(item["retry_day"]["N"]),
         retry_count=int(item["retry_count"]["N"]),
     )

@@ -8,7 +8,8 @@ have one length. The prefix lets secret scanners find a leaked one.
 The MAC is under a key of the keyring: junk is refused with no I/O. The secret is drawn once for
 each session and is nowhere but in the tokens of that session; the session row holds only its hash.
 So the keyring alone forges no token (it lacks the secret), a dump of the table forges none (it
-lacks both), and even the two together forge none.
+lacks both), and even the two together forge none. What does is the keyring with any one token of
+the session, an old one too; for a bound session that still takes the device key.
 
 Every token of a session is a function of its generation: a successor can be derived again, which
 is what makes a lost reply harmless.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
@@ -15,12 +15,12 @@ from keyferry.edge import authentication
 from keyferry.edge.request import JSON, Request
 from keyferry.edge.response import Response
 from keyferry.edge.telemetry import Metric, count, logger
-from keyferry.errors import RequestRefused
+from keyferry.errors import RequestRefused, Unavailable
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.grant import Grants
 from keyferry.sessions.model import Device
-from keyferry.sessions.opening import SessionOpening
+from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.sessions.store import SessionStore
 from keyferry.users.model import MAX_USERNAME_LENGTH, User, UserStatus, canonical_username
 from keyferry.users.passwords import (
@@ -34,6 +34,9 @@ from keyferry.users.store import PasswordCredential, UserStore
 
 PASSWORD: Final = "pwd"
 """The authentication method, as RFC 8176 §2 names it."""
+
+_CHECKS: Final = 3
+"""How often a credential may change under a login."""
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -93,33 +96,46 @@ class Login:
         body = _body(request)
         encryption_key = _encryption_key(body.device.encryption_key)
         client_id = authentication.client_id(request, self.keyring)
+        if body.device.platform != client_id:
+            raise RequestRefused(
+                "invalid_request",
+                "platform of another client",
+                description="device.platform must be the platform of the client key.",
+            )
         proof = authentication.device_key(
             request.call(self.keyring.issuer),
             self.keyring,
             now=self.now(),
             required=self.policy.require_dpop,
         )
-        user, credential = self._user(body.username, body.password.get_secret_value())
-        session, token = self.grants.begin(
-            user,
-            client_id=client_id,
-            jkt=proof.jkt if proof else "",
-            amr=(PASSWORD,),
-            device=Device(
-                name=body.device.name,
-                platform=body.device.platform,
-                app_version=body.device.app_version,
-            ),
-            encryption_key=(encryption_key.x, encryption_key.y),
-            request_id=request.request_id,
-        )
-        displaced = self.opening.open(session, user, credential)
-        logger.info(
-            "login",
-            extra={"outcome": "succeeded", "sid": session.sid, "displaced": displaced},
-        )
-        count(Metric.LOGIN_SUCCEEDED)
-        return self.grants.respond(session, token)
+        self.grants.unwrap_keys()
+        for _ in range(_CHECKS):
+            user, credential = self._user(body.username, body.password.get_secret_value())
+            session, token = self.grants.begin(
+                user,
+                client_id=client_id,
+                jkt=proof.jkt if proof else "",
+                amr=(PASSWORD,),
+                device=Device(
+                    name=body.device.name,
+                    platform=body.device.platform,
+                    app_version=body.device.app_version,
+                ),
+                encryption_key=(encryption_key.x, encryption_key.y),
+                request_id=request.invocation_id,
+            )
+            stronger = self._stronger(credential, body.password.get_secret_value())
+            try:
+                displaced = self.opening.open(session, user, credential, stronger_phc=stronger)
+            except CredentialChanged:
+                continue  # changed, or only hashed anew by another login: the next check tells
+            logger.info(
+                "login",
+                extra={"outcome": "succeeded", "sid": session.sid, "displaced": displaced},
+            )
+            count(Metric.LOGIN_SUCCEEDED)
+            return self.grants.respond(session, token)
+        raise Unavailable("login: the credential kept changing")
 
     def _user(self, username: str, password: str) -> tuple[User, PasswordCredential]:
         """The user that the two open, and the credential that did. One answer and one amount of work for every failure:
@@ -137,18 +153,17 @@ class Login:
             raise self._refused("unknown user or wrong password")
         if user.status is not UserStatus.ACTIVE:
             raise self._refused("disabled")
-        if needs_rehash(credential.phc):
-            credential = self._rehash(credential, octets)
         return user, credential
 
     def _refused(self, reason: str) -> RequestRefused:
         count(Metric.LOGIN_FAILED)
         return RequestRefused("invalid_grant", f"login: {reason}")
 
-    def _rehash(self, credential: PasswordCredential, password: bytes) -> PasswordCredential:
-        phc = hash_password(password, random=self.random)
-        written = self.users.replace_hash(credential, phc)
-        return replace(credential, phc=phc) if written else credential
+    def _stronger(self, credential: PasswordCredential, password: str) -> str | None:
+        """A hash at today's parameters, when the stored one was made at others."""
+        if not needs_rehash(credential.phc):
+            return None
+        return hash_password(normalise(password), random=self.random)
 
 
 def _body(request: Request) -> LoginRequest:

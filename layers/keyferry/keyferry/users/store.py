@@ -12,17 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from botocore.exceptions import ClientError
-
-from keyferry.aws import calling, error_code
+from keyferry.aws import FIRST_WRITE, calling, write_all, write_if
 from keyferry.users.model import User, UserStatus
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
     from keyferry.aws import Item
 
-NEW_CREDENTIAL: Final = "attribute_not_exists(id)"
 SAME_HASH: Final = "phc = :seen"
 
 
@@ -71,34 +69,24 @@ class UserStore:
             "sub": {"S": credential.sub},
             "phc": {"S": credential.phc},
         }
-        try:
-            with calling("dynamodb:TransactWriteItems user"):
-                self.client.transact_write_items(
-                    TransactItems=[
-                        {
-                            "Put": {
-                                "TableName": self.credentials_table,
-                                "Item": item,
-                                "ConditionExpression": NEW_CREDENTIAL,
-                            }
-                        },
-                        {
-                            "Put": {
-                                "TableName": self.users_table,
-                                "Item": user_to_item(user),
-                                "ConditionExpression": "attribute_not_exists(#sub)",
-                                "ExpressionAttributeNames": {"#sub": "sub"},
-                            }
-                        },
-                    ]
-                )
-        except ClientError as error:
-            # Several causes come under one name; only ours means that the name is taken.
-            reasons = error.response.get("CancellationReasons", [])
-            if any(reason.get("Code") == "ConditionalCheckFailed" for reason in reasons):
-                return False
-            raise
-        return True
+        writes: dict[str, TransactWriteItemTypeDef] = {
+            "credential": {
+                "Put": {
+                    "TableName": self.credentials_table,
+                    "Item": item,
+                    "ConditionExpression": FIRST_WRITE,
+                }
+            },
+            "user": {
+                "Put": {
+                    "TableName": self.users_table,
+                    "Item": user_to_item(user),
+                    "ConditionExpression": "attribute_not_exists(#sub)",
+                    "ExpressionAttributeNames": {"#sub": "sub"},
+                }
+            },
+        }
+        return not write_all(self.client, "dynamodb:TransactWriteItems user", writes)
 
     def set_password(self, username: str, phc: str) -> str | None:
         """Write a new password's hash. Return the ``sub`` it belongs to, or None: no such user."""
@@ -123,18 +111,6 @@ class UserStore:
         )
         return updated is not None
 
-    def replace_hash(self, credential: PasswordCredential, phc: str) -> bool:
-        """Write a stronger hash of the same password, unless the password was changed meanwhile."""
-        updated = self._update(
-            self.credentials_table,
-            credential_key(credential.username),
-            condition=SAME_HASH,
-            values={":seen": {"S": credential.phc}},
-            attribute="phc",
-            value=phc,
-        )
-        return updated is not None
-
     def _update(
         self,
         table: str,
@@ -144,25 +120,20 @@ class UserStore:
         attribute: str,
         value: str,
         names: Mapping[str, str] | None = None,
-        values: Item | None = None,
     ) -> str | None:
         """Set one attribute of a row if ``condition`` holds. Return the row's ``sub``, else None."""
-        try:
-            with calling(f"dynamodb:UpdateItem {attribute}"):
-                response = self.client.update_item(
-                    TableName=table,
-                    Key=key,
-                    ConditionExpression=condition,
-                    UpdateExpression="SET #attribute = :value",
-                    ExpressionAttributeNames={"#attribute": attribute, **(names or {})},
-                    ExpressionAttributeValues={":value": {"S": value}, **(values or {})},
-                    ReturnValues="ALL_NEW",
-                )
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return None
-            raise
-        return response["Attributes"]["sub"]["S"]
+        written, row = write_if(
+            self.client.update_item,
+            f"dynamodb:UpdateItem {attribute}",
+            TableName=table,
+            Key=key,
+            ConditionExpression=condition,
+            UpdateExpression="SET #attribute = :value",
+            ExpressionAttributeNames={"#attribute": attribute, **(names or {})},
+            ExpressionAttributeValues={":value": {"S": value}},
+            ReturnValues="ALL_NEW",
+        )
+        return row["sub"]["S"] if written and row is not None else None
 
 
 def user_to_item(user: User) -> Item:

@@ -17,7 +17,7 @@ MAX_ENTRIES: Final = 1_000
 
 @dataclass(slots=True)
 class _Opened:
-    value: bytes
+    value: bytes = field(repr=False)
     until: int
     uses_left: int
 
@@ -42,6 +42,9 @@ class OpenedKeys:
         return opened.value
 
     def put(self, name: str, version: int, value: bytes) -> None:
+        now = self.now()
+        for old in [key for key, opened in self._opened.items() if opened.until <= now]:
+            del self._opened[old]
         while len(self._opened) >= MAX_ENTRIES:
             del self._opened[next(iter(self._opened))]  # the oldest: a dict keeps its order
-        self._opened[name, version] = _Opened(value, self.now() + MAX_AGE_SECONDS, MAX_USES)
+        self._opened[name, version] = _Opened(value, now + MAX_AGE_SECONDS, MAX_USES)

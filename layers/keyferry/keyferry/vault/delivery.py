@@ -28,7 +28,7 @@ from keyferry.jose import base64url, rfc7515_jws, rfc7516_jwe
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.model import Session, Status
-from keyferry.sessions.store import from_item
+from keyferry.sessions.store import session_from_item
 from keyferry.tokens.access import AccessToken
 from keyferry.users.model import User, UserStatus
 from keyferry.users.store import user_from_item
@@ -76,7 +76,7 @@ class CallerStore:
         sessions, users = found[self.sessions_table], found[self.users_table]
         manifests = found[self.vault_table]
         return Caller(
-            session=from_item(sessions[0]) if sessions else None,
+            session=session_from_item(sessions[0]) if sessions else None,
             user=user_from_item(users[0]) if users else None,
             manifest=manifest_from_item(manifests[0] if manifests else None),
         )
@@ -207,7 +207,7 @@ def _living(
 def _wanted(request: Request) -> frozenset[str] | None:
     """The names asked for, or None for all that there are."""
     name = request.path_parameters.get("name")
-    listed = request.query.get("names")
+    listed = request.parameter("names")
     if name is None and listed is None:
         return None
     names = frozenset([name] if name is not None else (listed or "").split(","))
@@ -221,16 +221,16 @@ def _wanted(request: Request) -> frozenset[str] | None:
 
 
 def _etag(entries: Sequence[KeyEntry], recipient: EcJwk) -> str:
-    """A strong validator (RFC 9110 §8.8.3) of what would be delivered, though its ciphertext is new
-    each time: versions, policies, and whom it is encrypted to."""
+    """A weak validator (RFC 9110 §8.8.1): the same versions under the same policies for the same
+    device, though each encryption of them is other bytes."""
     delivered = [recipient.thumbprint(), [entry.members() for entry in entries]]
     digest = hashlib.sha256(json.dumps(delivered, sort_keys=True).encode("utf-8")).digest()
-    return f'"{base64url.encode(digest[:16])}"'
+    return f'W/"{base64url.encode(digest[:16])}"'
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
-    """RFC 9110 §13.1.2, with its weak comparison: proxies on the way may weaken a validator."""
+    """RFC 9110 §13.1.2, which compares weakly."""
     if if_none_match is None:
         return False
-    candidates = (candidate.strip().removeprefix("W/") for candidate in if_none_match.split(","))
-    return any(candidate in (etag, "*") for candidate in candidates)
+    candidates = {candidate.strip().removeprefix("W/") for candidate in if_none_match.split(",")}
+    return not candidates.isdisjoint({etag.removeprefix("W/"), "*"})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
-
-from keyferry.aws import batch_get, calling
-from keyferry.errors import CommandRefused
+from keyferry.aws import FIRST_WRITE, SAME_REVISION, batch_get, calling, write_all
+from keyferry.errors import CommandRefused, Unavailable
 from keyferry.vault.envelope import Envelope, Sealer
 from keyferry.vault.model import DEFAULT_CACHE_SECONDS, EMPTY, KeyEntry, Manifest, Policy
 
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     Change = Callable[[Manifest], tuple[KeyEntry, Manifest, list[TransactWriteItemTypeDef]]]
 
 MANIFEST_KEY: Final[Mapping[str, Any]] = {"id": {"S": "MANIFEST"}}
-
-FIRST_WRITE: Final = "attribute_not_exists(id)"
-SAME_REVISION: Final = "revision = :seen"
 
 MAX_MANIFEST_BYTES: Final = 350_000
 """DynamoDB takes rows of 400 KB; this leaves room for one more key of any shape."""
@@ -117,8 +113,11 @@ class VaultStore:
         for _ in range(_WRITE_ATTEMPTS):
             seen = self.manifest()
             entry, wanted, writes = change(seen)
-            if self._write(replace(wanted, revision=seen.revision + 1), writes):
-                return entry
+            # Two transactions at once on one row: DynamoDB refuses one before it looks at any
+            # condition. That is a conflict like any other here.
+            with suppress(Unavailable):
+                if self._write(replace(wanted, revision=seen.revision + 1), writes):
+                    return entry
         raise CommandRefused("conflict", "Others kept changing the vault; try again.")
 
     def _write(self, manifest: Manifest, writes: list[TransactWriteItemTypeDef]) -> bool:
@@ -143,15 +142,8 @@ class VaultStore:
             put = {
                 "Put": {"TableName": self.table, "Item": item, "ConditionExpression": FIRST_WRITE}
             }
-        try:
-            with calling("dynamodb:TransactWriteItems vault"):
-                self.client.transact_write_items(TransactItems=[put, *writes])
-        except ClientError as error:
-            codes = {reason.get("Code") for reason in error.response.get("CancellationReasons", [])}
-            if codes & {"ConditionalCheckFailed", "TransactionConflict"}:
-                return False
-            raise
-        return True
+        named = {"manifest": put, **{str(number): write for number, write in enumerate(writes)}}
+        return not write_all(self.client, "dynamodb:TransactWriteItems vault", named)
 
     def _delete(self, name: str, version: int) -> TransactWriteItemTypeDef:
         return {"Delete": {"TableName": self.table, "Key": _version_key(name, version)}}
