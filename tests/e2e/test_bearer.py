@@ -66,7 +66,8 @@ def test_a_shadow_is_found_within_the_budget(bearer_device: Device) -> None:
 
 def test_bound_sessions_stay_bound(checked_device: Device) -> None:
     """A device with a key is as safe here as where keys are required."""
-    is_error(refresh(checked_device), 400, "invalid_grant")
+    # Not invalid_grant: a header lost on the way must not send the owner to the login screen.
+    is_error(refresh(checked_device), 400, "invalid_dpop_proof")
     headers = {"Authorization": f"Bearer {checked_device.tokens['access_token']}"}
     response = checked_device.call("GET", "/v1/keys", headers=headers, proof=None)
     is_error(response, 401, "invalid_token")
