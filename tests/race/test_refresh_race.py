@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).with_name("one_request.py")
 
 
-def at_once(device: Device, tokens: list[str]) -> list[dict[str, Any]]:
-    """Refresh with each of ``tokens`` from a process of its own, all let go together."""
+def at_once(device: Device, tokens: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Refresh with each token from a process of its own, all let go together. With each goes by how
+    many seconds its proof is newer than now."""
     with ExitStack() as exits:
         processes = []
-        for token in tokens:
+        for token, device.clock_offset in tokens:
             process = exits.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-S", "-E", str(SCRIPT)],
@@ -74,7 +75,7 @@ def test_fifty_refreshes_of_one_token(stack: LocalStack, device: Device) -> None
     """The counter moves once, all get the same refresh token, and nothing fails."""
     assert device.refresh().status_code == 200
     before, _ = generation(stack, device)
-    answers = at_once(device, [device.tokens["refresh_token"]] * 50)
+    answers = at_once(device, [(device.tokens["refresh_token"], 0)] * 50)
     assert Counter(answer["status"] for answer in answers) == {200: 50}
     tokens = [json.loads(answer["body"]) for answer in answers]
     assert len({token["refresh_token"] for token in tokens}) == 1
@@ -89,8 +90,8 @@ def test_replays_of_an_ancestor_beside_honest_refreshes(stack: LocalStack, devic
     device.refresh()
     device.refresh()
     live = device.tokens["refresh_token"]
-    device.clock_offset = 2  # new proofs, not ones from the second of the last refresh
-    answers = at_once(device, [ancestor, live] * 4)
+    # The thief's proofs are the newer ones: an older one would be a request that comes late.
+    answers = at_once(device, [(ancestor, 20), (live, 0)] * 4)
     assert {answer["status"] for answer in answers} <= {200, 400}
     assert generation(stack, device)[1] == "compromised"
     given = {json.loads(a["body"])["refresh_token"] for a in answers if a["status"] == 200}
