@@ -21,7 +21,7 @@ SECRET = "AIza-very-secret"
 
 @dataclass
 class FakeAws:
-    """A `boto3.Session` whose account holds one stack with an operator function."""
+    """A `boto3.Session` whose account holds one stack with the functions that operators invoke."""
 
     result: dict[str, Any] = field(default_factory=dict)
     reply: Any = None
@@ -29,7 +29,10 @@ class FakeAws:
     describe_error: Exception | None = None
     invoke_error: Exception | None = None
     outputs: list[dict[str, str]] = field(
-        default_factory=lambda: [{"OutputKey": "OperatorFunction", "OutputValue": "op:live"}]
+        default_factory=lambda: [
+            {"OutputKey": "OperatorFunction", "OutputValue": "op:live"},
+            {"OutputKey": "KeyringFunction", "OutputValue": "ring:live"},
+        ]
     )
     events: list[dict[str, Any]] = field(default_factory=list)
     stacks: list[str] = field(default_factory=list)
@@ -85,6 +88,29 @@ def test_users_add_sends_the_password_from_standard_input() -> None:
     arguments = {"username": "ana", "password": SECRET, "roles": ["analyst"]}
     assert fake.events == [{"command": "users.add", "arguments": arguments}]
     assert fake.functions == ["op:live"]
+
+
+def test_users_set_password_sends_it_from_a_file(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text(SECRET + "\n")
+    fake = FakeAws({"sub": "s-1", "revoked": 2})
+    result = run(fake, "users", "set-password", "ana", "--password-file", str(password))
+    assert result.exit_code == 0
+    assert result.stdout == "Set the password of ana; ended 2 session(s).\n"
+    arguments = {"username": "ana", "password": SECRET}
+    assert fake.events == [{"command": "users.set_password", "arguments": arguments}]
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [("disable", "Disabled ana; ended 2 session(s).\n"), ("enable", "Enabled ana.\n")],
+)
+def test_users_are_disabled_and_enabled(command: str, says: str) -> None:
+    fake = FakeAws({"sub": "s-1", "status": "disabled", "revoked": 2})
+    assert run(fake, "users", command, "ana").stdout == says
+    assert fake.events == [{"command": f"users.{command}", "arguments": {"username": "ana"}}]
+    shown = run(fake, "users", command, "ana", "--json").stdout
+    assert json.loads(shown) == fake.result
 
 
 def test_keys_put_sends_value_and_policy(tmp_path: Path) -> None:
@@ -225,7 +251,10 @@ def test_missing_file_is_wrong_usage(tmp_path: Path) -> None:
     assert "cannot read" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("keys", "put", "gemini"), ("users", "add", "ana")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("keys", "put", "gemini"), ("users", "add", "ana"), ("users", "set-password", "ana")],
+)
 def test_secret_cannot_be_an_argument(arguments: tuple[str, ...]) -> None:
     for extra in (("--value", "x"), ("--password", "x"), ("x",)):
         assert run(FakeAws(USER), *arguments, *extra, stdin="x").exit_code == 2
@@ -276,7 +305,7 @@ def failures() -> Iterator[Any]:
             "DescribeStacks", "ValidationError", "Stack with id keyferry-dev does not exist"
         ),
     )
-    yield case("another stack", "is it a Keyferry stack?", outputs=[])
+    yield case("another stack", "no output OperatorFunction", outputs=[])
     yield case(
         "may not describe",
         "may not do DescribeStacks",

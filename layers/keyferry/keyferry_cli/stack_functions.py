@@ -1,7 +1,7 @@
-"""The operator function of a stack, invoked with the caller's own AWS credentials.
+"""The two functions of a stack that an operator invokes, with the caller's own AWS credentials.
 
-There is no administration endpoint on the internet: whoever may invoke this one function, by IAM,
-is an operator. Every way in which that fails becomes a `CommandFailed` with one line to read.
+There is no administration endpoint on the internet: whoever may invoke these functions, by IAM, is
+an operator. Every way in which that fails becomes a `CommandFailed` with one line to read.
 """
 
 from __future__ import annotations
@@ -36,35 +36,44 @@ class CommandFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorFunction:
-    """Runs operator commands on one stack."""
+class StackFunctions:
+    """Runs commands on one stack."""
 
     session: boto3.Session
     stack: str
 
-    def run(self, command: str, **arguments: object) -> dict[str, Any]:
-        """The result of one command, as the function returned it."""
-        with _readable_errors(self.stack):
-            name = self._function_name()
-            event = json.dumps({"command": command, "arguments": arguments}).encode()
-            response = self.session.client("lambda", config=_INVOKE).invoke(
-                FunctionName=name, Payload=event
-            )
-            return _result(name, response)
+    def operate(self, command: str, **arguments: object) -> dict[str, Any]:
+        """The result of one command about users, keys or sessions."""
+        return self._run("operator", "OperatorFunction", command, {"arguments": arguments})
 
-    def _function_name(self) -> str:
+    def keep_keyring(self, command: str, **members: object) -> dict[str, Any]:
+        """The result of one command about the keyring."""
+        return self._run("keyring", "KeyringFunction", command, members)
+
+    def _run(
+        self, what: str, output: str, command: str, members: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """``output`` is the stack's output that names the function, ``what`` the word for it."""
+        with _readable_errors(self.stack, what):
+            name = self._output(output)
+            response = self.session.client("lambda", config=_INVOKE).invoke(
+                FunctionName=name, Payload=json.dumps({"command": command, **members}).encode()
+            )
+            return _result(what, name, response)
+
+    def _output(self, key: str) -> str:
         cloudformation = self.session.client("cloudformation", config=_DESCRIBE)
         stack = cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
         for output in stack.get("Outputs", []):
-            if output["OutputKey"] == "OperatorFunction":
+            if output["OutputKey"] == key:
                 return str(output["OutputValue"])
         raise CommandFailed(
-            f"stack {self.stack} has no output OperatorFunction (status {stack['StackStatus']}):"
+            f"stack {self.stack} has no output {key} (status {stack['StackStatus']}):"
             " is it a Keyferry stack?"
         )
 
 
-def _result(name: str, response: Mapping[str, Any]) -> dict[str, Any]:
+def _result(what: str, name: str, response: Mapping[str, Any]) -> dict[str, Any]:
     payload = response["Payload"].read()
     try:
         reply = json.loads(payload)
@@ -74,18 +83,18 @@ def _result(name: str, response: Mapping[str, Any]) -> dict[str, Any]:
         # The function's own error message could quote its input, so only its kind is shown.
         kind = reply.get("errorType") if isinstance(reply, dict) else None
         kind = kind or response["FunctionError"]
-        raise CommandFailed(f"the operator function failed ({kind}): see the logs of {name}")
+        raise CommandFailed(f"the {what} function failed ({kind}): see the logs of {name}")
     match reply:
         case {"ok": True, "result": dict(result)}:
             return result
         case {"ok": False, "error": {"error": str(code), "error_description": str(description)}}:
             raise CommandFailed(f"{code}: {description}")
         case _:
-            raise CommandFailed("the operator function gave an answer that is not understood")
+            raise CommandFailed(f"the {what} function gave an answer that is not understood")
 
 
 @contextmanager
-def _readable_errors(stack: str) -> Iterator[None]:
+def _readable_errors(stack: str, what: str) -> Iterator[None]:
     try:
         yield
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError):
@@ -101,12 +110,12 @@ def _readable_errors(stack: str) -> Iterator[None]:
     except (aws.EndpointConnectionError, aws.HTTPClientError) as error:
         raise CommandFailed(f"AWS cannot be reached: {_one_line(error)}") from None
     except aws.ClientError as error:
-        raise CommandFailed(_client_error(stack, error)) from None
+        raise CommandFailed(_client_error(stack, what, error)) from None
     except aws.BotoCoreError as error:
         raise CommandFailed(_one_line(error)) from None
 
 
-def _client_error(stack: str, error: aws.ClientError) -> str:
+def _client_error(stack: str, what: str, error: aws.ClientError) -> str:
     code = error.response.get("Error", {}).get("Code", "")
     message = error.response.get("Error", {}).get("Message", "")
     if error.operation_name == "DescribeStacks" and "does not exist" in message:
@@ -118,7 +127,7 @@ def _client_error(stack: str, error: aws.ClientError) -> str:
     if code in _UNKNOWN_CREDENTIALS:
         return "AWS does not accept these credentials"
     if code == "ResourceNotFoundException":
-        return f"the operator function of stack {stack} is gone: deploy the stack again"
+        return f"the {what} function of stack {stack} is gone: deploy the stack again"
     return _one_line(error)
 
 

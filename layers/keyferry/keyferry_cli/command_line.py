@@ -1,0 +1,87 @@
+"""What every command shares: its options, where its result goes, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, NoReturn
+
+import boto3
+import typer
+from botocore import exceptions as aws
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from keyferry_cli.stack_functions import CommandFailed, StackFunctions
+
+Stack = Annotated[
+    str, typer.Option("--stack", envvar="KEYFERRY_STACK", help="CloudFormation stack.")
+]
+Profile = Annotated[str | None, typer.Option(help="AWS profile; else the usual AWS settings.")]
+Region = Annotated[str | None, typer.Option(help="AWS region; else the usual AWS settings.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+DEFAULT_STACK = "keyferry-dev"
+"""The stack name of samconfig.toml."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where results go. Notes and errors go to standard error, so that `--json` stays parseable."""
+
+    as_json: bool
+
+    def result(self, result: dict[str, Any], text: str | Table) -> None:
+        if self.as_json:
+            typer.echo(json.dumps(result, indent=2))
+        elif isinstance(text, str):
+            typer.echo(text)
+        else:
+            Console().print(text)
+
+
+@contextmanager
+def functions_of(
+    context: typer.Context, stack: str, profile: str | None, region: str | None
+) -> Iterator[StackFunctions]:
+    """The stack's functions; failures in the block become one line and exit status 1.
+
+    `context.obj` may bring another session, which is how tests replace AWS.
+    """
+    try:
+        session: boto3.Session = context.obj or boto3.Session(
+            profile_name=profile, region_name=region
+        )
+        yield StackFunctions(session, stack)
+    except CommandFailed as failure:
+        fail(str(failure))
+    except (aws.ProfileNotFound, aws.ConfigParseError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    typer.echo(f"keyferry: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def note(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def table(*columns: Column) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def row(*cells: object) -> tuple[Text, ...]:
+    """Cells of a table. Text, because a name in brackets would else be read as markup."""
+    return tuple(Text(str(cell)) for cell in cells)
+
+
+def utc(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"

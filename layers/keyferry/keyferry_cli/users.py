@@ -1,0 +1,103 @@
+"""`keyferry users`: people who may log in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyferry_cli.command_line import (
+    DEFAULT_STACK,
+    AsJson,
+    Output,
+    Profile,
+    Region,
+    Stack,
+    functions_of,
+)
+from keyferry_cli.secret_input import read_secret
+
+users = typer.Typer(help="People who may log in.", no_args_is_help=True)
+
+Username = Annotated[str, typer.Argument(help="Login name.")]
+PasswordFile = Annotated[
+    Path | None, typer.Option(help="File with the password; `-` is standard input.")
+]
+
+
+@users.command("add")
+def add_user(
+    context: typer.Context,
+    username: Username,
+    role: Annotated[list[str] | None, typer.Option(help="A role; may be repeated.")] = None,
+    password_file: PasswordFile = None,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a user. The password comes from a file, standard input, or a prompt."""
+    password = read_secret("password", password_file, confirm=True)
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate(
+            "users.add", username=username, password=password, roles=role or []
+        )
+        roles = ", ".join(result["roles"]) or "no roles"
+        Output(as_json).result(
+            result, f"Added user {result['username']} ({roles}), sub {result['sub']}."
+        )
+
+
+@users.command("set-password")
+def set_password(
+    context: typer.Context,
+    username: Username,
+    password_file: PasswordFile = None,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a user another password, and end the user's sessions: whoever knew the old one is out.
+
+    The password comes from a file, standard input, or a prompt.
+    """
+    password = read_secret("password", password_file, confirm=True)
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate("users.set_password", username=username, password=password)
+        Output(as_json).result(
+            result, f"Set the password of {username}; ended {result['revoked']} session(s)."
+        )
+
+
+@users.command("disable")
+def disable_user(
+    context: typer.Context,
+    username: Username,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a user log in no more, and end the user's sessions: no refresh and no key from now on."""
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate("users.disable", username=username)
+        Output(as_json).result(
+            result, f"Disabled {username}; ended {result['revoked']} session(s)."
+        )
+
+
+@users.command("enable")
+def enable_user(
+    context: typer.Context,
+    username: Username,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a disabled user log in again. Sessions that have ended stay ended."""
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate("users.enable", username=username)
+        Output(as_json).result(result, f"Enabled {username}.")
