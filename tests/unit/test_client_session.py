@@ -1,4 +1,4 @@
-"""Login, refresh and key delivery of the reference client against a server made of one function."""
+"""Login, refresh, key delivery and logout of the reference client against a server made of one function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -31,6 +31,16 @@ from keyferry_client.jose import b64decode, json_object, thumbprint
 
 ISSUER = "https://api.example/dev"
 Reply = Callable[[httpx.Request], httpx.Response]
+
+SHOWN = {
+    "id": "session-1",
+    "device": "Ana's phone",
+    "platform": "ios",
+    "app_version": "1.2.0",
+    "created_at": 1_000_000,
+    "last_used_at": 1_000_060,
+    "current": True,
+}
 
 
 @dataclass
@@ -72,6 +82,10 @@ class Server:
             return self.tokens(request)
         if path == "/v1/token":
             return self.tokens(request)
+        if path == "/v1/revoke":
+            return httpx.Response(200, json={})
+        if path.startswith("/v1/sessions"):
+            return self.sessions(request)
         return self.delivery(request)
 
     def calls(self, path: str) -> list[httpx.Request]:
@@ -133,10 +147,18 @@ class Server:
         headers = {"Content-Type": "application/jose", "ETag": '"v1"'}
         return httpx.Response(200, text=token, headers=headers)
 
+    def sessions(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"sessions": [SHOWN, SHOWN | {"id": "session-2"}]})
+        if request.url.path.endswith("/sessions"):
+            return httpx.Response(200, json={"ended": 2})
+        return httpx.Response(204)
+
     def _metadata(self) -> dict[str, Any]:
         return {
             "issuer": ISSUER,
             "token_endpoint": f"{ISSUER}/v1/token",
+            "revocation_endpoint": f"{ISSUER}/v1/revoke",
             "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
         } | self.metadata
 
@@ -210,6 +232,7 @@ def test_login_discovers_first_and_only_once(phone: Phone, server: Server) -> No
         {"issuer": f"{ISSUER}/"},
         {"token_endpoint": "https://evil.example/token"},
         {"token_endpoint": "https://api.example/devious/v1/token"},
+        {"revocation_endpoint": "https://evil.example/revoke"},
         {"jwks_uri": None},
     ],
 )
@@ -655,6 +678,134 @@ def test_delivery_for_another_phone_is_detected(phone: Phone, server: Server) ->
     server.device_jwk = dict(SoftwareDeviceKeys.generate().encryption_jwk)
     with pytest.raises(TamperedDelivery):
         client.keys()
+
+
+# ── sessions ─────────────────────────────────────────────────────────────
+
+
+def test_sessions_are_listed(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    server.next_replies.append(answer(200, {"sessions": [SHOWN | {"new_member": 1}]}))
+    (session,) = client.sessions()
+    assert asdict(session) == SHOWN
+    assert [each.id for each in client.sessions()] == ["session-1", "session-2"]
+    request = server.calls("/v1/sessions")[0]
+    assert "ath" in server.proof(request)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, [], {}, {"sessions": {}}, {"sessions": [1]}, {"sessions": [{"id": "x"}]}],
+    ids=str,
+)
+def test_something_else_than_a_list_is_asked_for_again(
+    phone: Phone, server: Server, body: Any
+) -> None:
+    client = phone.logged_in()
+    server.next_replies.append(answer(200, body))
+    with pytest.raises(Retryable):
+        client.sessions()
+
+
+def test_another_session_is_ended(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    client.end_session("session-2")
+    (request,) = server.calls("/v1/sessions/session-2")
+    assert request.method == "DELETE"
+    assert phone.storage.load() is not None
+    server.next_replies.append(answer(404, {"error": "not_found"}))
+    with pytest.raises(Rejected, match="not_found"):
+        client.end_session("session-3")
+
+
+def test_ending_the_own_session_is_a_logout(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    client.end_session("session-1")
+    assert phone.storage.load() is None
+    with pytest.raises(LoggedOut):
+        client.keys()
+
+
+def test_a_session_id_stays_one_segment_of_the_path(phone: Phone, server: Server) -> None:
+    phone.logged_in().end_session("../keys?x=1")
+    assert server.requests[-1].url.raw_path == b"/dev/v1/sessions/..%2Fkeys%3Fx%3D1"
+
+
+def test_the_other_sessions_are_ended(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    assert client.end_other_sessions() == 2
+    (request,) = server.calls("/v1/sessions")
+    assert (request.method, request.url.query) == ("DELETE", b"except=current")
+    assert server.proof(request)["htu"] == f"{ISSUER}/v1/sessions"
+    assert phone.storage.load() is not None
+    server.next_replies.append(answer(200, {"message": "welcome"}))
+    with pytest.raises(Retryable):
+        client.end_other_sessions()
+
+
+# ── logout ───────────────────────────────────────────────────────────────
+
+
+def test_logout_revokes_the_newest_refresh_token_and_forgets_everything(
+    phone: Phone, server: Server
+) -> None:
+    client = phone.logged_in()
+    client.keys()
+    client.refresh()
+    assert client.logout() is True
+    (request,) = server.calls("/v1/revoke")
+    form = {"token": ["kfr_2"], "token_type_hint": ["refresh_token"], "client_id": ["ios"]}
+    assert parse_qs(request.content.decode()) == form
+    assert "Authorization" not in request.headers
+    assert (phone.storage.load(), client.state) == (None, None)
+    with pytest.raises(LoggedOut):
+        client.keys()
+    assert client.logout() is True
+    assert len(server.calls("/v1/revoke")) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [lost, answer(503), answer(429), answer(403, {"message": "Forbidden"}), answer(500)],
+)
+def test_logout_without_the_server_is_one_here_and_says_so(
+    phone: Phone, server: Server, reply: Reply
+) -> None:
+    client = phone.logged_in()
+    server.next_replies.append(reply)
+    assert client.logout() is False
+    assert (phone.storage.load(), client.state) == (None, None)
+
+
+def test_logout_while_even_discovery_fails(phone: Phone, server: Server) -> None:
+    phone.logged_in()
+    client = phone.start()  # a new process, which has discovered nothing yet
+    server.metadata = {"issuer": "https://evil.example"}
+    assert client.logout() is False
+    assert phone.storage.load() is None
+    assert server.calls("/v1/revoke") == []
+
+
+def test_logout_during_a_refresh_is_not_undone_by_it(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    asked, answered = threading.Event(), threading.Event()
+
+    def slowly(request: httpx.Request) -> httpx.Response:
+        asked.set()
+        assert answered.wait(10)
+        return server.tokens(request)
+
+    server.next_replies.append(slowly)
+    with ThreadPoolExecutor(2) as pool:
+        refreshed = pool.submit(client.refresh)
+        assert asked.wait(10)
+        logged_out = pool.submit(client.logout)
+        time.sleep(0.05)
+        answered.set()
+        refreshed.result()
+        assert logged_out.result() is True
+    assert (phone.storage.load(), client.state) == (None, None)
+    assert parse_qs(server.calls("/v1/revoke")[0].content.decode())["token"] == ["kfr_2"]
 
 
 # ── secrets ──────────────────────────────────────────────────────────────

@@ -1,10 +1,11 @@
 """The reference client of Keyferry: what a phone does, in Python, to be read and ported.
 
-Read in this order: `device` (the two key pairs), `dpop` (proofs), `client` (login, refresh, keys),
-`delivery` and `jose` (what it takes to trust a delivered key), `discovery`, `state`, `errors`.
+Read in this order: `device` (the two key pairs), `dpop` (proofs), `client` (login, refresh, keys,
+sessions), `delivery` and `jose` (what it takes to trust a delivered key), `discovery`, `state`,
+`errors`.
 """
 
-from .client import Config, KeyferryClient
+from .client import Config, KeyferryClient, Session
 from .delivery import DeliveredKey
 from .device import DeviceKeys, SoftwareDeviceKeys
 from .errors import KeyferryError, LoggedOut, Rejected, Retryable, TamperedDelivery
@@ -21,6 +22,7 @@ __all__ = [
     "PersistedState",
     "Rejected",
     "Retryable",
+    "Session",
     "SoftwareDeviceKeys",
     "Storage",
     "TamperedDelivery",

@@ -1,4 +1,4 @@
-"""One logged-in app: login, refresh, keys.
+"""One logged-in app: login, refresh, keys, sessions, logout.
 
 Threads may share a client. Apps with several processes (an iOS app and its extension) give them one
 `Storage` and one lock across processes in place of `threading.Lock`.
@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -52,6 +52,22 @@ class Config:
 
     longest_wait: float = 5.0
     """A `Retry-After` beyond this is the app's business: it is raised, not slept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One login of this user on one device, for a screen like "your devices"."""
+
+    id: str
+    device: str
+    platform: str
+    app_version: str
+    created_at: int
+    """Seconds since the epoch, by the server's clock."""
+
+    last_used_at: int
+    current: bool
+    """Whether it is the session of this very app."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +280,62 @@ class KeyferryClient:
             signing_key=lambda token: self._discovery.key_for(token, typ=TYP),
         )
 
+    # ── sessions ────────────────────────────────────────────────────────────
+
+    def sessions(self) -> list[Session]:
+        """This user's sessions on all devices, the oldest first."""
+        exchange = self._send_authorized("GET", f"{self._issuer}/v1/sessions")
+        return _session_list(exchange.response)
+
+    def end_session(self, session_id: str) -> None:
+        """End one of this user's sessions, a lost phone's perhaps: no refresh and no key from now
+        on. `Rejected("not_found")` says that there is none, or that it has ended already.
+        """
+        url = f"{self._issuer}/v1/sessions/{quote(session_id, safe='')}"
+        self._send_authorized("DELETE", url)
+        with self._refreshing:
+            if self._state is not None and self._state.session_id == session_id:
+                self._forget()
+
+    def end_other_sessions(self) -> int:
+        """End all of this user's sessions but this one. Return how many."""
+        url = f"{self._issuer}/v1/sessions?except=current"
+        match _json_object(self._send_authorized("DELETE", url).response):
+            case {"ended": int(ended)}:
+                return ended
+            case _:
+                raise Retryable("the reply does not say how many sessions have ended")
+
+    def logout(self) -> bool:
+        """End this session, here in any case and on the server if it can be reached (RFC 7009).
+
+        False says that the server has not confirmed it. Nobody can go on with the session from
+        here, as its tokens are gone; on the server it lasts until its idle time is over, or until
+        the user ends it on another device.
+        """
+        # Under the lock: a refresh that is under way would else store a new session after this one
+        # was forgotten. It also leaves the newest token to revoke.
+        with self._refreshing:
+            if self._state is None:
+                return True
+            form = {
+                "token": self._state.refresh_token,
+                "token_type_hint": "refresh_token",
+                "client_id": self._config.client_id,
+            }
+            try:
+                self._send("POST", self._discovery.metadata().revocation_endpoint, form=form)
+            except KeyferryError:
+                return False
+            finally:
+                self._forget()
+            return True
+
     # ── one request ────────────────────────────────────────────────────────────
 
-    def _send_authorized(self, method: str, url: str, headers: Mapping[str, str]) -> Exchange:
+    def _send_authorized(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None
+    ) -> Exchange:
         """A request with the access token, and once more with a new one if that is too old."""
         token = self.access_token()
         try:
@@ -351,17 +420,17 @@ def _asks_for_nonce(response: httpx.Response) -> bool:
     return (
         response.status_code in (400, 401)
         and "DPoP-Nonce" in response.headers
-        and _error_body(response).get("error") == "use_dpop_nonce"
+        and _json_object(response).get("error") == "use_dpop_nonce"
     )
 
 
 def _raise_for_refusal(response: httpx.Response) -> None:
     status = response.status_code
-    if status in (200, 304):
+    if status in (200, 204, 304):
         return
     if status in (408, 429) or status >= 500:
         raise Retryable(f"the server answered {status}", retry_after=_retry_after(response))
-    body = _error_body(response)
+    body = _json_object(response)
     code = body.get("error")
     if not isinstance(code, str):
         code = "unrecognized_reply"
@@ -369,7 +438,7 @@ def _raise_for_refusal(response: httpx.Response) -> None:
     raise Rejected(code, description if isinstance(description, str) else "", status=status)
 
 
-def _error_body(response: httpx.Response) -> dict[str, Any]:
+def _json_object(response: httpx.Response) -> dict[str, Any]:
     try:
         body = response.json()
     except ValueError:
@@ -390,7 +459,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 def _token_reply(response: httpx.Response) -> dict[str, Any]:
     """A token response (RFC 6749 §5.1); anything else with status 200 is a captive portal."""
-    body = _error_body(response)
+    body = _json_object(response)
     match body:
         case {
             "access_token": str(),
@@ -407,4 +476,18 @@ def _token_reply(response: httpx.Response) -> dict[str, Any]:
             raise Retryable("the reply was not a token response")
 
 
-__all__ = ["Config", "KeyferryClient", "KeyferryError"]
+def _session_list(response: httpx.Response) -> list[Session]:
+    match _json_object(response):
+        case {"sessions": list(rows)}:
+            pass
+        case _:
+            # Status 200 and something else: a captive portal, as for tokens.
+            raise Retryable("the reply was not a list of sessions")
+    try:
+        # What a later server adds is left out.
+        return [Session(**{each.name: row[each.name] for each in fields(Session)}) for row in rows]
+    except (KeyError, TypeError) as error:
+        raise Retryable("the reply was not a list of sessions") from error
+
+
+__all__ = ["Config", "KeyferryClient", "KeyferryError", "Session"]

@@ -21,11 +21,12 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 class Metadata:
     issuer: str
     token_endpoint: str
+    revocation_endpoint: str
     jwks_uri: str
 
 
 class Discovery:
-    """Answers two questions: where is the token endpoint, and which key has this `kid`?"""
+    """Answers two questions: where are the endpoints, and which key has this `kid`?"""
 
     def __init__(
         self, issuer: str, get: Callable[[str], httpx.Response], clock: Callable[[], float]
@@ -49,6 +50,7 @@ class Discovery:
             self._metadata = Metadata(
                 issuer=self._issuer,
                 token_endpoint=self._endpoint(document, "token_endpoint"),
+                revocation_endpoint=self._endpoint(document, "revocation_endpoint"),
                 jwks_uri=self._endpoint(document, "jwks_uri"),
             )
         return self._metadata
