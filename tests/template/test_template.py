@@ -45,7 +45,14 @@ PUBLIC_ROUTES = {
     "GET /.well-known/jwks.json",
 }
 
-KEPT_TABLES = {"SessionsTable", "UsersTable", "CredentialsTable", "VaultTable", "KeyringTable"}
+KEPT_TABLES = {
+    "SessionsTable",
+    "UsersTable",
+    "CredentialsTable",
+    "GuessesTable",
+    "VaultTable",
+    "KeyringTable",
+}
 TABLES = {*KEPT_TABLES, "ProofsTable"}
 
 KEYRING_PURPOSES = {"token-signing", "refresh-mac", "dpop-nonce"}
@@ -54,9 +61,14 @@ VAULT_CONTEXT = {"app", "stage", "key", "version"}
 
 RIGHTS: dict[str, set[str]] = {
     "Login": {
+        "CredentialsTable BatchGetItem",
         "CredentialsTable GetItem",
         "CredentialsTable UpdateItem",
         "CredentialsTable ConditionCheckItem",
+        "GuessesTable BatchGetItem",
+        "GuessesTable UpdateItem",
+        "GuessesTable PutItem",
+        "GuessesTable DeleteItem",
         "UsersTable GetItem",
         "UsersTable UpdateItem",
         "SessionsTable PutItem",
@@ -67,11 +79,8 @@ RIGHTS: dict[str, set[str]] = {
     },
     "Refresh": {"SessionsTable UpdateItem", "KeyringTable GetItem", "KeyringKey Decrypt"},
     "DeliverKey": {
-        "SessionsTable GetItem",
         "SessionsTable BatchGetItem",
-        "UsersTable GetItem",
         "UsersTable BatchGetItem",
-        "VaultTable GetItem",
         "VaultTable BatchGetItem",
         "KeyringTable GetItem",
         "KeyringKey Decrypt",

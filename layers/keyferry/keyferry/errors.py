@@ -42,6 +42,7 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         "not_found": ErrorKind(404, "There is nothing here that you may have."),
         "payload_too_large": ErrorKind(413, "The request body is larger than 16 KiB."),
         "unsupported_media_type": ErrorKind(415, "The request body's media type is not accepted."),
+        "too_many_attempts": ErrorKind(429, "Too many attempts; wait for the time in Retry-After."),
         "server_error": ErrorKind(500, "Something failed here; it is safe to try again."),
         "temporarily_unavailable": ErrorKind(503, "Try again after the time in Retry-After."),
     }
@@ -56,12 +57,21 @@ class RequestRefused(KeyferryError):
     """A request that is answered with one of `ERRORS`.
 
     ``reason`` is a short constant for the log. It never carries what the caller sent.
+    ``retry_after`` is in seconds.
     """
 
-    def __init__(self, code: str, reason: str, *, description: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        *,
+        description: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+        self.retry_after = retry_after
         self.kind = ERRORS[code]
         self.description = description or self.kind.description
 

@@ -52,6 +52,8 @@ def of_refusal(refused: RequestRefused, *, request_id: str, protected: bool) -> 
     if protected and status == 401:
         # REST APIs rename this header, so a client must be able to do without it.
         headers["WWW-Authenticate"] = f'DPoP error="{refused.code}", algs="{DPOP_ALGS}"'
+    if refused.retry_after is not None:
+        headers["Retry-After"] = str(refused.retry_after)
     return _error(refused.code, refused.description, status, request_id, headers)
 
 

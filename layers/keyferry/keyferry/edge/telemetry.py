@@ -23,6 +23,7 @@ class Metric(StrEnum):
 
     LOGIN_SUCCEEDED = "LoginSucceeded"
     LOGIN_FAILED = "LoginFailed"
+    LOGIN_THROTTLED = "LoginThrottled"
     SESSION_ENDED = "SessionEnded"
     REFRESH_ROTATED = "RefreshRotated"
     REFRESH_RETRIED = "RefreshRetried"

@@ -8,7 +8,9 @@ session never begins for somebody who was disabled, or whose password was change
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from keyferry.aws import batch_get, write_all
@@ -57,9 +59,11 @@ class SessionOpening:
         credential: PasswordCredential,
         *,
         stronger_phc: str | None = None,
+        also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({}),
     ) -> int:
         """Write ``session``; end the user's oldest ones where there would be too many. Return how
-        many were ended. ``stronger_phc`` is a new hash of the same password, written with it.
+        many were ended. ``stronger_phc`` is a new hash of the same password, written with it, and
+        ``also`` are other writes that have no condition.
 
         Raise `RequestRefused` (``invalid_grant``) when the user was disabled meanwhile,
         `CredentialChanged` when the password was changed or hashed anew, and `Unavailable` when
@@ -70,7 +74,12 @@ class SessionOpening:
                 raise RequestRefused("invalid_grant", "login: disabled meanwhile")
             kept, ended = self._make_room(user, session.created_at)
             try:
-                failed = self._write(session, user, credential, stronger_phc, kept, ended)
+                writes = self._writes(session, user, credential, stronger_phc, kept, ended)
+                failed = write_all(
+                    self.sessions.client,
+                    "dynamodb:TransactWriteItems session",
+                    {**writes, **also},
+                )
             except Unavailable:
                 # Two transactions at once on one row: DynamoDB turns one away. Look again.
                 failed = frozenset({"user"})
@@ -105,7 +114,7 @@ class SessionOpening:
         surplus = max(len(counted) - self.limit + 1, 0)
         return counted[surplus:], counted[:surplus]
 
-    def _write(
+    def _writes(
         self,
         session: Session,
         user: User,
@@ -113,8 +122,8 @@ class SessionOpening:
         stronger_phc: str | None,
         kept: tuple[str, ...],
         ended: tuple[str, ...],
-    ) -> frozenset[str]:
-        """Write it all or nothing. Return which conditions failed; none when it was written."""
+    ) -> dict[str, TransactWriteItemTypeDef]:
+        """What belongs to a new session, by a name for each condition."""
         counted = (*kept, session.sid)
         writes: dict[str, TransactWriteItemTypeDef] = {
             "user": {
@@ -154,7 +163,7 @@ class SessionOpening:
                     },
                 }
             }
-        return write_all(self.sessions.client, "dynamodb:TransactWriteItems session", writes)
+        return writes
 
     def _same_credential(
         self, credential: PasswordCredential, stronger_phc: str | None

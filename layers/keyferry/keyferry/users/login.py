@@ -22,6 +22,7 @@ from keyferry.sessions.grant import Grants
 from keyferry.sessions.model import Device
 from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.sessions.store import SessionStore
+from keyferry.users.guessing import Attempt, GuessStore
 from keyferry.users.model import MAX_USERNAME_LENGTH, User, UserStatus, canonical_username
 from keyferry.users.passwords import (
     MAX_PASSWORD_BYTES,
@@ -30,7 +31,12 @@ from keyferry.users.passwords import (
     normalise,
     verify_password,
 )
-from keyferry.users.store import PasswordCredential, UserStore
+from keyferry.users.store import (
+    PasswordCredential,
+    UserStore,
+    credential_from_item,
+    credential_key,
+)
 
 PASSWORD: Final = "pwd"
 """The authentication method, as RFC 8176 §2 names it."""
@@ -66,6 +72,7 @@ class LoginRequest(BaseModel):
 class Login:
     keyring: UnwrappedKeyring
     users: UserStore
+    guesses: GuessStore
     opening: SessionOpening
     grants: Grants
     policy: TokenPolicy
@@ -81,6 +88,7 @@ class Login:
         return cls(
             keyring=keyring,
             users=users,
+            guesses=GuessStore(dynamodb, environ["KEYFERRY_GUESSES_TABLE"]),
             opening=SessionOpening(
                 users,
                 SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
@@ -108,13 +116,17 @@ class Login:
             now=self.now(),
             required=self.policy.require_dpop,
         )
+        username, password = _canonical(body)
+        jkt = proof.jkt if proof else ""
         self.grants.unwrap_keys()
+        attempt = self._reserve(request, username, jkt)
+        found = credential_from_item(username, attempt.beside)
         for _ in range(_CHECKS):
-            user, credential = self._user(body.username, body.password.get_secret_value())
+            user, credential = self._user(found, password, attempt)
             session, token = self.grants.begin(
                 user,
                 client_id=client_id,
-                jkt=proof.jkt if proof else "",
+                jkt=jkt,
                 amr=(PASSWORD,),
                 device=Device(
                     name=body.device.name,
@@ -124,11 +136,18 @@ class Login:
                 encryption_key=(encryption_key.x, encryption_key.y),
                 request_id=request.invocation_id,
             )
-            stronger = self._stronger(credential, body.password.get_secret_value())
             try:
-                displaced = self.opening.open(session, user, credential, stronger_phc=stronger)
+                displaced = self.opening.open(
+                    session,
+                    user,
+                    credential,
+                    stronger_phc=self._stronger(credential, password),
+                    also=self.guesses.forgive(attempt, jkt=jkt),
+                )
             except CredentialChanged:
-                continue  # changed, or only hashed anew by another login: the next check tells
+                # Changed, or only hashed anew by another login: the next check tells.
+                found = self.users.password_credential(username)
+                continue
             logger.info(
                 "login",
                 extra={"outcome": "succeeded", "sid": session.sid, "displaced": displaced},
@@ -137,33 +156,48 @@ class Login:
             return self.grants.respond(session, token)
         raise Unavailable("login: the credential kept changing")
 
-    def _user(self, username: str, password: str) -> tuple[User, PasswordCredential]:
-        """The user that the two open, and the credential that did. One answer and one amount of work for every failure:
-        an unknown name, a wrong password and a disabled user can not be told apart."""
+    def _reserve(self, request: Request, username: str, jkt: str) -> Attempt:
         try:
-            octets = normalise(password)
-            canonical = canonical_username(username)
-        except ValueError:
-            raise RequestRefused("invalid_request", "user name or password: form") from None
-        credential = self.users.password_credential(canonical)
-        right = verify_password(octets, credential.phc if credential else None)
+            return self.guesses.reserve(
+                username,
+                jkt=jkt,
+                source_ip=request.source_ip,
+                now=self.now(),
+                invocation_id=request.invocation_id,
+                beside=(self.users.credentials_table, credential_key(username)),
+            )
+        except RequestRefused:
+            count(Metric.LOGIN_THROTTLED)
+            raise
+
+    def _user(
+        self, credential: PasswordCredential | None, password: bytes, attempt: Attempt
+    ) -> tuple[User, PasswordCredential]:
+        """The user that the two open, and the credential that did. One answer and one amount of
+        work for every failure: an unknown name, a wrong password and a disabled user can not be
+        told apart."""
+        right = verify_password(password, credential.phc if credential else None)
         # Read for an unknown name as well, so that the calls do not tell.
         user = self.users.user(credential.sub if credential else "-")
-        if credential is None or user is None or not right:
-            raise self._refused("unknown user or wrong password")
-        if user.status is not UserStatus.ACTIVE:
-            raise self._refused("disabled")
+        if credential is None or user is None or not right or user.status is not UserStatus.ACTIVE:
+            self.guesses.failed(attempt)
+            count(Metric.LOGIN_FAILED)
+            raise RequestRefused("invalid_grant", "login: unknown, wrong or disabled")
         return user, credential
 
-    def _refused(self, reason: str) -> RequestRefused:
-        count(Metric.LOGIN_FAILED)
-        return RequestRefused("invalid_grant", f"login: {reason}")
-
-    def _stronger(self, credential: PasswordCredential, password: str) -> str | None:
+    def _stronger(self, credential: PasswordCredential, password: bytes) -> str | None:
         """A hash at today's parameters, when the stored one was made at others."""
         if not needs_rehash(credential.phc):
             return None
-        return hash_password(normalise(password), random=self.random)
+        return hash_password(password, random=self.random)
+
+
+def _canonical(body: LoginRequest) -> tuple[str, bytes]:
+    try:
+        password = normalise(body.password.get_secret_value())
+        return canonical_username(body.username), password
+    except ValueError:
+        raise RequestRefused("invalid_request", "user name or password: form") from None
 
 
 def _body(request: Request) -> LoginRequest:

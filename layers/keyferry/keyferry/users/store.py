@@ -49,10 +49,7 @@ class UserStore:
             response = self.client.get_item(
                 TableName=self.credentials_table, Key=credential_key(username), ConsistentRead=True
             )
-        item = response.get("Item")
-        if item is None:
-            return None
-        return PasswordCredential(username=username, sub=item["sub"]["S"], phc=item["phc"]["S"])
+        return credential_from_item(username, response.get("Item"))
 
     def user(self, sub: str) -> User | None:
         with calling("dynamodb:GetItem user"):
@@ -161,6 +158,14 @@ def user_from_item(item: Mapping[str, Any]) -> User:
 def encode_sessions(sessions: tuple[str, ...]) -> str:
     """One text for one list, so that a condition can compare it."""
     return json.dumps(sessions, separators=(",", ":"))
+
+
+def credential_from_item(
+    username: str, item: Mapping[str, Any] | None
+) -> PasswordCredential | None:
+    if item is None:
+        return None
+    return PasswordCredential(username=username, sub=item["sub"]["S"], phc=item["phc"]["S"])
 
 
 def credential_key(username: str) -> Item:

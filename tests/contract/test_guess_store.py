@@ -1,0 +1,234 @@
+"""Guess limits on DynamoDB semantics: exact under concurrency, and no way to lock an owner out."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from keyferry.aws import write_all
+from keyferry.config import DAY
+from keyferry.errors import RequestRefused, Unavailable
+from keyferry.users.guessing import ACCOUNT, DEVICE, KNOWN_DEVICE_SECONDS, NETWORK, GuessStore
+from keyferry.users.store import credential_key
+from tests.contract.conftest import Cloud
+
+if TYPE_CHECKING:
+    from keyferry.users.guessing import Attempt
+
+NOW = 1_790_000_000
+
+
+@dataclass
+class Door:
+    """The limiter, and a clock."""
+
+    cloud: Cloud
+    now: int = NOW
+    serial: int = 0
+    client: Any = field(default=None)
+
+    @property
+    def store(self) -> GuessStore:
+        return GuessStore(self.client or self.cloud.dynamodb, self.cloud.tables["GuessesTable"])
+
+    def reserve(self, name: str = "ana", *, jkt: str = "", ip: str = "192.0.2.1") -> Attempt:
+        self.serial += 1
+        return self.store.reserve(
+            name,
+            jkt=jkt,
+            source_ip=ip,
+            now=self.now,
+            invocation_id=f"{self.serial}",
+            beside=(self.cloud.tables["CredentialsTable"], credential_key(name)),
+        )
+
+    def fail(self, name: str = "ana", *, jkt: str = "", ip: str = "192.0.2.1") -> None:
+        self.store.failed(self.reserve(name, jkt=jkt, ip=ip))
+
+    def succeed(self, name: str = "ana", *, jkt: str, ip: str = "192.0.2.1") -> None:
+        attempt = self.reserve(name, jkt=jkt, ip=ip)
+        writes = self.store.forgive(attempt, jkt=jkt)
+        assert not write_all(self.cloud.dynamodb, "test", writes)
+
+    def refused(self, name: str = "ana", *, jkt: str = "", ip: str = "192.0.2.1") -> int:
+        with pytest.raises(RequestRefused) as refused:
+            self.reserve(name, jkt=jkt, ip=ip)
+        assert refused.value.code == "too_many_attempts"
+        assert refused.value.retry_after is not None
+        return refused.value.retry_after
+
+
+@pytest.fixture
+def door(cloud: Cloud) -> Door:
+    return Door(cloud)
+
+
+def close(door: Door) -> None:
+    """Strangers reach the account's limit."""
+    for number in range(ACCOUNT.free + 1):
+        door.fail(ip=f"198.51.100.{number}")
+
+
+def test_backs_off_and_opens_again(door: Door) -> None:
+    close(door)
+    assert door.refused() == 2
+    door.now += 1
+    assert door.refused() == 1
+    door.now += 1
+    door.fail()
+    assert door.refused() == 4
+
+
+def test_one_account_from_many_addresses(door: Door) -> None:
+    close(door)
+    for number in range(50):
+        door.refused(ip=f"203.0.113.{number}")
+
+
+def test_a_forwarded_for_header_is_one_source(door: Door) -> None:
+    """What is no address at all shares one counter; it does not get a fresh one."""
+    for number in range(NETWORK.free + 1):
+        door.fail(f"user{number}", ip=f"192.0.2.1, 10.0.0.{number}")
+    door.refused("another", ip="forged")
+
+
+def test_spray_from_one_address(door: Door) -> None:
+    """One password, many accounts: the network's counter stops it."""
+    for number in range(NETWORK.free + 1):
+        door.fail(f"user{number}")
+    door.refused("yet another")
+    door.reserve("yet another", ip="192.0.2.2")
+
+
+def test_spray_from_one_ipv6_customer(door: Door) -> None:
+    for number in range(NETWORK.free + 1):
+        door.fail(f"user{number}", ip=f"2001:db8::{number:x}")
+    door.refused("yet another", ip="2001:db8::ffff")
+    door.reserve("yet another", ip="2001:db8:0:1::1")
+
+
+def test_the_owner_gets_in_from_the_known_phone(door: Door) -> None:
+    """With every limit reached by strangers, from the owner's own network too."""
+    door.succeed(jkt="phone")
+    close(door)
+    for number in range(NETWORK.free + 1):
+        door.fail(f"user{number}")
+    door.refused()
+    door.refused(jkt="a stranger's phone")
+    door.succeed(jkt="phone")
+
+
+def test_a_known_phone_is_limited_too(door: Door) -> None:
+    door.succeed(jkt="phone")
+    for _ in range(DEVICE.free + 1):
+        door.fail(jkt="phone")
+    assert door.refused(jkt="phone") == 1
+    door.reserve(ip="192.0.2.77")  # its failures are nobody else's
+
+
+def test_a_phone_is_known_to_the_account_it_logged_in_to(door: Door) -> None:
+    door.succeed("ana", jkt="phone")
+    for _ in range(ACCOUNT.free + 1):
+        door.fail("ben", jkt="phone", ip="198.51.100.1")
+    door.refused("ben", jkt="phone")
+
+
+def test_a_phone_is_forgotten_some_time(door: Door) -> None:
+    door.succeed(jkt="phone")
+    items = door.cloud.dynamodb.scan(TableName=door.cloud.tables["GuessesTable"])["Items"]
+    (row,) = (item for item in items if item["id"]["S"].startswith("device#"))
+    assert int(row["expires_at"]["N"]) == NOW + KNOWN_DEVICE_SECONDS
+
+
+def test_success_forgives_the_account(door: Door) -> None:
+    for number in range(ACCOUNT.free):
+        door.fail(ip=f"198.51.100.{number}")
+    door.succeed(jkt="phone")
+    for number in range(ACCOUNT.free):
+        door.fail(ip=f"198.51.100.{number}")
+    door.reserve()
+
+
+def test_success_costs_the_network_nothing(door: Door) -> None:
+    """Many people behind one address."""
+    for number in range(NETWORK.free + 10):
+        door.succeed(f"user{number}", jkt=f"phone{number}")
+
+
+def test_quiet_is_forgiven(door: Door) -> None:
+    close(door)
+    for number in range(NETWORK.free + 1):
+        door.fail(f"user{number}")
+    door.now += DAY + 1
+    for number in range(ACCOUNT.free):
+        door.fail(ip=f"198.51.100.{number}")
+    door.fail("another")
+    door.reserve("yet another")
+
+
+def test_a_hundred_guesses_at_once_never_exceed_the_limit(door: Door) -> None:
+    def guess(number: int) -> bool:
+        try:
+            door.reserve(ip=f"198.51.100.{number}")
+        except RequestRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(10) as pool:
+        allowed = sum(pool.map(guess, range(100)))
+    assert 1 <= allowed <= ACCOUNT.free + 1
+    door.refused()
+
+
+def test_no_name_and_no_address_is_readable_in_the_table(door: Door) -> None:
+    close(door)
+    door.succeed("ben", jkt="phone", ip="192.0.2.99")
+    dump = str(door.cloud.dynamodb.scan(TableName=door.cloud.tables["GuessesTable"])["Items"])
+    for secret in ("ana", "ben", "192.0.2", "198.51.100", "phone"):
+        assert secret not in dump
+
+
+class TestFaults:
+    class Throttled:
+        def __init__(self, client: Any, operation: str) -> None:
+            self.client, self.operation = client, operation
+
+        def __getattr__(self, name: str) -> Any:
+            if name == self.operation:
+                return self.throttle
+            return getattr(self.client, name)
+
+        def throttle(self, **_: Any) -> Any:
+            error: Any = {"Error": {"Code": "ProvisionedThroughputExceededException"}}
+            raise ClientError(error, self.operation)
+
+    @pytest.mark.parametrize("operation", ["batch_get_item", "update_item"])
+    def test_nobody_logs_in_uncounted(self, door: Door, operation: str) -> None:
+        door.client = self.Throttled(door.cloud.dynamodb, operation)
+        with pytest.raises(Unavailable):
+            door.reserve()
+        door.client = None
+        door.reserve()
+
+    def test_botocores_second_try_is_one_attempt(self, door: Door) -> None:
+        class Twice:
+            def __init__(self, client: Any) -> None:
+                self.client = client
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.client, name)
+
+            def update_item(self, **request: Any) -> Any:
+                with suppress(ClientError):
+                    self.client.update_item(**request)
+                return self.client.update_item(**request)
+
+        door.client = Twice(door.cloud.dynamodb)
+        for _ in range(ACCOUNT.free + 1):
+            door.reserve()
+        door.refused()
