@@ -113,7 +113,13 @@ class Device:
         return self.resource("GET", path, query=query, headers=headers)
 
     def resource(
-        self, method: str, path: str, *, query: str = "", headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        **options: Any,
     ) -> httpx.Response:
         """Call a protected resource with the access token and a proof that is about it."""
         token = self.tokens["access_token"]
@@ -123,6 +129,7 @@ class Device:
             query=query,
             headers={"Authorization": f"DPoP {token}", **(headers or {})},
             proof=self.proof(method, path, ath=ath(token)),
+            **options,
         )
 
     def open(self, response: httpx.Response) -> dict[str, Any]:

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "Login",
     "Refresh",
     "DeliverKey",
+    "Mfa",
     "Sessions",
     "Authorizer",
     "Discovery",
@@ -38,6 +39,9 @@ KEYED_ROUTES = {
     "GET /v1/sessions",
     "DELETE /v1/sessions",
     "DELETE /v1/sessions/{id}",
+    "POST /v1/mfa/totp",
+    "POST /v1/mfa/totp/confirm",
+    "POST /v1/mfa/totp/remove",
 }
 PUBLIC_ROUTES = {
     "GET /.well-known/openid-configuration",
@@ -57,6 +61,7 @@ TABLES = {*KEPT_TABLES, "ProofsTable"}
 
 KEYRING_PURPOSES = {"token-signing", "refresh-mac", "dpop-nonce"}
 KEYRING_CONTEXT = {"app", "stage", "purpose", "kid"}
+TOTP_CONTEXT = {"app", "stage", "purpose", "sub"}
 VAULT_CONTEXT = {"app", "stage", "key", "version"}
 
 RIGHTS: dict[str, set[str]] = {
@@ -91,6 +96,21 @@ RIGHTS: dict[str, set[str]] = {
         "SessionsTable UpdateItem",
         "KeyringTable GetItem",
         "KeyringKey Decrypt",
+    },
+    "Mfa": {
+        "SessionsTable BatchGetItem",
+        "UsersTable BatchGetItem",
+        "UsersTable UpdateItem",
+        "CredentialsTable BatchGetItem",
+        "CredentialsTable GetItem",
+        "CredentialsTable PutItem",
+        "CredentialsTable UpdateItem",
+        "CredentialsTable DeleteItem",
+        "GuessesTable BatchGetItem",
+        "GuessesTable UpdateItem",
+        "KeyringTable GetItem",
+        "KeyringKey Decrypt",
+        "KeyringKey Encrypt",
     },
     "Authorizer": {
         "ProofsTable PutItem",
@@ -304,23 +324,27 @@ class TestKeys:
             assert equal["kms:EncryptionContext:app"] == {"Ref": "AppName"}
             assert equal["kms:EncryptionContext:stage"] == {"Ref": "Stage"}
             (keys,) = statement["Condition"]["ForAllValues:StringEquals"].values()
-            if statement["Resource"] == {"Fn::GetAtt": ["KeyringKey", "Arn"]}:
+            if equal.get("kms:EncryptionContext:purpose") == "totp":
+                assert set(keys) == TOTP_CONTEXT
+            elif statement["Resource"] == {"Fn::GetAtt": ["KeyringKey", "Arn"]}:
                 assert set(keys) == KEYRING_CONTEXT
                 assert set(as_list(equal["kms:EncryptionContext:purpose"])) <= KEYRING_PURPOSES
             else:
                 assert set(keys) == VAULT_CONTEXT
 
     def test_purposes(self, resources: Resources) -> None:
-        purposes = {
-            (name, action): set(as_list(equal["kms:EncryptionContext:purpose"]))
-            for name in FUNCTIONS
-            for statement in statements(resources[f"{name}Role"])
-            for equal in [statement.get("Condition", {}).get("StringEquals", {})]
-            if "kms:EncryptionContext:purpose" in equal
-            for action in statement["Action"]
-        }
+        purposes: dict[tuple[str, str], set[str]] = {}
+        for name in FUNCTIONS:
+            for statement in statements(resources[f"{name}Role"]):
+                equal = statement.get("Condition", {}).get("StringEquals", {})
+                for action in statement["Action"]:
+                    if "kms:EncryptionContext:purpose" in equal:
+                        named = as_list(equal["kms:EncryptionContext:purpose"])
+                        purposes.setdefault((name, action), set()).update(named)
         assert purposes == {
-            ("Login", "kms:Decrypt"): KEYRING_PURPOSES,
+            ("Login", "kms:Decrypt"): {*KEYRING_PURPOSES, "totp"},
+            ("Mfa", "kms:Decrypt"): {"dpop-nonce", "totp"},
+            ("Mfa", "kms:Encrypt"): {"totp"},
             ("Refresh", "kms:Decrypt"): KEYRING_PURPOSES,
             ("DeliverKey", "kms:Decrypt"): {"token-signing", "dpop-nonce"},
             ("Sessions", "kms:Decrypt"): {"refresh-mac", "dpop-nonce"},

@@ -39,9 +39,14 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         "invalid_dpop_proof": ErrorKind(400, "The DPoP proof is not valid."),
         "use_dpop_nonce": ErrorKind(400, "Repeat the request with the DPoP-Nonce of this reply."),
         # Keyferry's own
+        # 403, as neither other credentials (401) nor another request (400) would help: it is the app
+        # itself that is not believed.
+        "attestation_required": ErrorKind(403, "Only a genuine copy of the app is served here."),
         "not_found": ErrorKind(404, "There is nothing here that you may have."),
         "payload_too_large": ErrorKind(413, "The request body is larger than 16 KiB."),
         "unsupported_media_type": ErrorKind(415, "The request body's media type is not accepted."),
+        "mfa_required": ErrorKind(403, "A second factor is needed."),
+        "already_enrolled": ErrorKind(409, "A second factor is in force; remove it first."),
         "too_many_attempts": ErrorKind(429, "Too many attempts; wait for the time in Retry-After."),
         "server_error": ErrorKind(500, "Something failed here; it is safe to try again."),
         "temporarily_unavailable": ErrorKind(503, "Try again after the time in Retry-After."),
@@ -57,7 +62,7 @@ class RequestRefused(KeyferryError):
     """A request that is answered with one of `ERRORS`.
 
     ``reason`` is a short constant for the log. It never carries what the caller sent.
-    ``retry_after`` is in seconds.
+    ``retry_after`` is in seconds; ``members`` go into the body beside the error.
     """
 
     def __init__(
@@ -67,11 +72,13 @@ class RequestRefused(KeyferryError):
         *,
         description: str | None = None,
         retry_after: int | None = None,
+        members: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
         self.retry_after = retry_after
+        self.members = members
         self.kind = ERRORS[code]
         self.description = description or self.kind.description
 

@@ -10,51 +10,20 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from keyferry import aws, clock
 from keyferry.authorizer.replay import ReplayGuard
-from keyferry.aws import batch_get
 from keyferry.config import TokenPolicy
 from keyferry.edge import authentication
 from keyferry.edge.request import Call, Headers
 from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
-from keyferry.sessions.store import session_from_item
+from keyferry.sessions.live import LiveSessions
 from keyferry.tokens.access import AccessToken
-from keyferry.users.model import UserStatus
-from keyferry.users.store import user_from_item
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
-
-@dataclass(frozen=True, slots=True)
-class LiveSessions:
-    """Whether a session and its user are still good: one read of two rows."""
-
-    client: DynamoDBClient
-    sessions_table: str
-    users_table: str
-
-    def require(self, token: AccessToken, now: int) -> None:
-        """Raise `RequestRefused` unless they are."""
-        found = batch_get(
-            self.client,
-            {
-                self.sessions_table: [{"sub": {"S": token.sub}, "sid": {"S": token.sid}}],
-                self.users_table: [{"sub": {"S": token.sub}}],
-            },
-        )
-        sessions = [session_from_item(item) for item in found[self.sessions_table]]
-        users = [user_from_item(item) for item in found[self.users_table]]
-        if not sessions or not sessions[0].is_alive(now):
-            raise RequestRefused("invalid_token", "session ended")
-        if not users or users[0].status is not UserStatus.ACTIVE:
-            raise RequestRefused("invalid_token", "user disabled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from keyferry.errors import ERRORS, RequestRefused, Unavailable
@@ -54,7 +55,8 @@ def of_refusal(refused: RequestRefused, *, request_id: str, protected: bool) -> 
         headers["WWW-Authenticate"] = f'DPoP error="{refused.code}", algs="{DPOP_ALGS}"'
     if refused.retry_after is not None:
         headers["Retry-After"] = str(refused.retry_after)
-    return _error(refused.code, refused.description, status, request_id, headers)
+    members = dict(refused.members)
+    return _error(refused.code, refused.description, status, request_id, headers, members)
 
 
 def of_unavailable(unavailable: Unavailable, *, request_id: str) -> Response:
@@ -69,7 +71,12 @@ def of_failure(*, request_id: str) -> Response:
 
 
 def _error(
-    code: str, description: str, status: int, request_id: str, headers: Mapping[str, str]
+    code: str,
+    description: str,
+    status: int,
+    request_id: str,
+    headers: Mapping[str, str],
+    members: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
-    members = {"error": code, "error_description": description, "request_id": request_id}
-    return Response(status, json.dumps(members), headers=headers)
+    body = {"error": code, "error_description": description, "request_id": request_id, **members}
+    return Response(status, json.dumps(body), headers=headers)

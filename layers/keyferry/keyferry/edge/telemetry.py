@@ -23,6 +23,8 @@ class Metric(StrEnum):
 
     LOGIN_SUCCEEDED = "LoginSucceeded"
     LOGIN_FAILED = "LoginFailed"
+    SECOND_FACTOR_ENROLLED = "SecondFactorEnrolled"
+    SECOND_FACTOR_REQUIRED = "SecondFactorRequired"
     LOGIN_THROTTLED = "LoginThrottled"
     SESSION_ENDED = "SessionEnded"
     REFRESH_ROTATED = "RefreshRotated"

@@ -70,6 +70,7 @@ class KeyPolicy(BaseModel):
 
     roles: Annotated[list[PolicyWord], Field(min_length=1, max_length=32)]
     platforms: Annotated[list[PolicyWord], Field(min_length=1, max_length=32)] = ["*"]
+    second_factor: bool = False
 
 
 class PutKey(BaseModel):
@@ -215,7 +216,11 @@ class Operator:
             raise CommandRefused("invalid_request", f"value: over {MAX_VALUE_BYTES} bytes.")
         policy = None
         if request.policy is not None:
-            policy = Policy(tuple(request.policy.roles), tuple(request.policy.platforms))
+            policy = Policy(
+                tuple(request.policy.roles),
+                tuple(request.policy.platforms),
+                request.policy.second_factor,
+            )
         entry = self.vault.put(
             self.sealer,
             name=request.name,

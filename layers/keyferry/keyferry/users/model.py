@@ -22,6 +22,7 @@ class User:
 
     ``sessions`` are the ids of the sessions that count against the limit, in the order in which
     they were opened. One of them may have ended since; one that is not among them is not alive.
+    ``second_factor`` says that a password alone does not log this user in.
     """
 
     sub: str
@@ -30,6 +31,7 @@ class User:
     roles: tuple[str, ...]
     created_at: int
     sessions: tuple[str, ...] = ()
+    second_factor: bool = False
 
 
 def canonical_username(username: str) -> str:

@@ -141,6 +141,7 @@ def user_to_item(user: User) -> Item:
         "roles": {"S": json.dumps(user.roles)},
         "created_at": {"N": str(user.created_at)},
         "sessions": {"S": encode_sessions(user.sessions)},
+        "second_factor": {"BOOL": user.second_factor},
     }
 
 
@@ -152,6 +153,7 @@ def user_from_item(item: Mapping[str, Any]) -> User:
         roles=tuple(json.loads(item["roles"]["S"])),
         created_at=int(item["created_at"]["N"]),
         sessions=tuple(json.loads(item["sessions"]["S"])),
+        second_factor=item.get("second_factor", {}).get("BOOL", False),
     )
 
 

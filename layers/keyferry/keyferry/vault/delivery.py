@@ -124,9 +124,14 @@ class Delivery:
         wanted = _wanted(request)
         caller = self.callers.read(token.sub, token.sid)
         session, user = _living(caller, token, client_id=client_id, now=now)
-        entries = caller.manifest.readable(roles=user.roles, platform=session.device.platform)
+        allowed = caller.manifest.readable(roles=user.roles, platform=session.device.platform)
         if wanted is not None:
-            entries = tuple(entry for entry in entries if entry.name in wanted)
+            allowed = tuple(entry for entry in allowed if entry.name in wanted)
+        entries = tuple(entry for entry in allowed if _is_open(entry, session))
+        if "name" in request.path_parameters and allowed and not entries:
+            # Whom the policy lets in but for this may know that there is such a key.
+            count(Metric.DELIVERY_REFUSED)
+            raise RequestRefused("mfa_required", "key asks for a second factor")
         if "name" in request.path_parameters and not entries:
             # One answer for a key that does not exist and for one that the caller may not have.
             count(Metric.DELIVERY_REFUSED)
@@ -202,6 +207,10 @@ def _living(
         return session, user
     count(Metric.DELIVERY_REFUSED)
     raise RequestRefused("invalid_token", reason)
+
+
+def _is_open(entry: KeyEntry, session: Session) -> bool:
+    return entry.policy is None or not entry.policy.second_factor or "mfa" in session.amr
 
 
 def _wanted(request: Request) -> frozenset[str] | None:

@@ -24,10 +24,14 @@ def is_name(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may have a key. Both lists must let the caller in; `ANY` lets everybody in."""
+    """Who may have a key. Both lists must let the caller in; `ANY` lets everybody in.
+
+    ``second_factor`` asks beside that for a session that began with one.
+    """
 
     roles: tuple[str, ...]
     platforms: tuple[str, ...] = (ANY,)
+    second_factor: bool = False
 
     def allows(self, *, roles: tuple[str, ...], platform: str) -> bool:
         return (ANY in self.roles or not set(roles).isdisjoint(self.roles)) and (
@@ -87,7 +91,11 @@ def _entry(members: Mapping[str, Any]) -> KeyEntry:
         name=members["name"],
         version=members["version"],
         previous=members["previous"],
-        policy=Policy(roles=tuple(policy["roles"]), platforms=tuple(policy["platforms"]))
+        policy=Policy(
+            roles=tuple(policy["roles"]),
+            platforms=tuple(policy["platforms"]),
+            second_factor=policy.get("second_factor", False),
+        )
         if policy is not None
         else None,
         cache_seconds=members["cache_seconds"],

@@ -1,0 +1,199 @@
+"""A user's second factor at rest, and its use: each code once, also when two arrive at once.
+
+The secret is sealed by KMS under a context that names the user; recovery codes are hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from keyferry.aws import calling, write_all, write_if
+from keyferry.config import Deployment
+from keyferry.users import totp
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+    from mypy_boto3_kms import KMSClient
+
+    from keyferry.aws import Item
+
+PURPOSE: Final = "totp"
+
+NOT_CONFIRMED: Final = "(attribute_not_exists(id) OR confirmed = :no)"
+CONFIRMED: Final = "confirmed = :yes"
+SAME_SECRET: Final = "sealed = :sealed"
+NEWER_STEP: Final = "last_step < :step"
+UNUSED_RECOVERY: Final = "contains(recovery, :hash)"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A user's TOTP row. ``last_step`` is the step of the newest code that was used."""
+
+    sub: str
+    sealed: bytes = field(repr=False)
+    last_step: int
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SecondFactors:
+    client: DynamoDBClient
+    credentials_table: str
+    users_table: str
+    kms: KMSClient
+    key_arn: str
+    deployment: Deployment
+
+    def begin(self, sub: str, secret: bytes) -> bool:
+        """Keep a new secret that is not in force yet. Return False when one is in force."""
+        with calling("kms:Encrypt totp"):
+            sealed = self.kms.encrypt(
+                KeyId=self.key_arn, Plaintext=secret, EncryptionContext=self._context(sub)
+            )["CiphertextBlob"]
+        written, _ = write_if(
+            self.client.put_item,
+            "dynamodb:PutItem totp",
+            TableName=self.credentials_table,
+            Item={
+                **enrolment_key(sub),
+                "sub": {"S": sub},
+                "sealed": {"B": sealed},
+                "last_step": {"N": "0"},
+                "confirmed": {"BOOL": False},
+            },
+            ConditionExpression=NOT_CONFIRMED,
+            ExpressionAttributeValues={":no": {"BOOL": False}},
+        )
+        return written
+
+    def confirm(self, enrolment: Enrolment, *, step: int, recovery: list[str]) -> bool:
+        """Put the secret into force, with its recovery codes. Return whether it was this call."""
+        hashes = [totp.recovery_hash(code) or "" for code in recovery]
+        writes: dict[str, TransactWriteItemTypeDef] = {
+            "enrolment": {
+                "Update": {
+                    "TableName": self.credentials_table,
+                    "Key": enrolment_key(enrolment.sub),
+                    "ConditionExpression": f"confirmed = :no AND {SAME_SECRET} AND {NEWER_STEP}",
+                    "UpdateExpression": (
+                        "SET confirmed = :yes, last_step = :step, recovery = :recovery"
+                    ),
+                    "ExpressionAttributeValues": {
+                        ":no": {"BOOL": False},
+                        ":yes": {"BOOL": True},
+                        ":sealed": {"B": enrolment.sealed},
+                        ":step": {"N": str(step)},
+                        ":recovery": {"SS": hashes},
+                    },
+                }
+            },
+            "user": self._user(enrolment.sub, in_force=True),
+        }
+        return not write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
+
+    def remove(self, sub: str) -> None:
+        """Take a user's second factor out of force; nothing happens when there is none."""
+        writes: dict[str, TransactWriteItemTypeDef] = {
+            "enrolment": {
+                "Delete": {"TableName": self.credentials_table, "Key": enrolment_key(sub)}
+            },
+            "user": self._user(sub, in_force=False),
+        }
+        write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
+
+    def read(self, sub: str) -> Enrolment | None:
+        with calling("dynamodb:GetItem totp"):
+            response = self.client.get_item(
+                TableName=self.credentials_table, Key=enrolment_key(sub), ConsistentRead=True
+            )
+        item = response.get("Item")
+        return enrolment_from_item(item) if item else None
+
+    def matching_step(self, enrolment: Enrolment, code: str, now: int) -> int | None:
+        """The step of a right code; that it is unused is for the write to find out."""
+        with calling("kms:Decrypt totp"):
+            secret = self.kms.decrypt(
+                CiphertextBlob=enrolment.sealed,
+                KeyId=self.key_arn,
+                EncryptionContext=self._context(enrolment.sub),
+            )["Plaintext"]
+        return totp.matching_step(secret, code, now)
+
+    def use(self, sub: str, code: str, *, now: int) -> bool:
+        """Use up a code, of the app or for recovery. Return whether it was good, and unused."""
+        enrolment = self.read(sub)
+        if enrolment is None or not enrolment.confirmed:
+            return False
+        recovery = totp.recovery_hash(code)
+        if recovery is not None:
+            return self._use_recovery(sub, recovery)
+        step = self.matching_step(enrolment, code, now)
+        if step is None:
+            return False
+        used, _ = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem totp",
+            TableName=self.credentials_table,
+            Key=enrolment_key(sub),
+            ConditionExpression=f"{CONFIRMED} AND {SAME_SECRET} AND {NEWER_STEP}",
+            UpdateExpression="SET last_step = :step",
+            ExpressionAttributeValues={
+                ":yes": {"BOOL": True},
+                ":sealed": {"B": enrolment.sealed},
+                ":step": {"N": str(step)},
+            },
+        )
+        return used
+
+    def _use_recovery(self, sub: str, recovery: str) -> bool:
+        used, _ = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem totp",
+            TableName=self.credentials_table,
+            Key=enrolment_key(sub),
+            ConditionExpression=f"{CONFIRMED} AND {UNUSED_RECOVERY}",
+            UpdateExpression="DELETE recovery :used",
+            ExpressionAttributeValues={
+                ":yes": {"BOOL": True},
+                ":hash": {"S": recovery},
+                ":used": {"SS": [recovery]},
+            },
+        )
+        return used
+
+    def _user(self, sub: str, *, in_force: bool) -> TransactWriteItemTypeDef:
+        return {
+            "Update": {
+                "TableName": self.users_table,
+                "Key": {"sub": {"S": sub}},
+                "ConditionExpression": "attribute_exists(#sub)",
+                "UpdateExpression": "SET second_factor = :in_force",
+                "ExpressionAttributeNames": {"#sub": "sub"},
+                "ExpressionAttributeValues": {":in_force": {"BOOL": in_force}},
+            }
+        }
+
+    def _context(self, sub: str) -> dict[str, str]:
+        return {
+            "app": self.deployment.app,
+            "stage": self.deployment.stage,
+            "purpose": PURPOSE,
+            "sub": sub,
+        }
+
+
+def enrolment_key(sub: str) -> Item:
+    return {"id": {"S": f"totp#{sub}"}}
+
+
+def enrolment_from_item(item: Mapping[str, Any]) -> Enrolment:
+    return Enrolment(
+        sub=item["sub"]["S"],
+        sealed=item["sealed"]["B"],
+        last_step=int(item["last_step"]["N"]),
+        confirmed=item["confirmed"]["BOOL"],
+    )
