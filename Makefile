@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # More for pytest, e.g. make test PYTEST='-k refresh -n 0'
 PYTEST ?= -n 2
+# More for the simulation, e.g. make simulate SIMULATE='--devices 1000'
+SIMULATE ?=
 
 comma := ,
 export PYTHONPATH := $(CURDIR)/layers/keyferry:$(CURDIR)/docs/clients/python
@@ -28,6 +30,9 @@ serve: python ## Keep a local stack up and print how to talk to it
 
 test: python ## Every test
 	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m pytest $(PYTEST)
+
+simulate: python ## Honest phones and thieves under this rotation and under others: two tables and docs/img/simulation.svg
+	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m tests.simulation --out docs/img/simulation.svg $(SIMULATE)
 
 lint: python ## Style, format and types
 	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy"
@@ -56,4 +61,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test lint format build lock environments clean python
+.PHONY: help demo serve test simulate lint format build lock environments clean python
