@@ -1,0 +1,160 @@
+"""What docs/ says in tables and numbers is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyferry.authorizer.replay import KEPT_SECONDS
+from keyferry.config import DAY
+from keyferry.dpop.nonce import STEP_SECONDS
+from keyferry.dpop.proof import IAT_LEEWAY_SECONDS
+from keyferry.edge.telemetry import NAMESPACE, Metric, failure, logger
+from keyferry.errors import RequestRefused
+from keyferry.keyring import discovery, unwrapped
+from keyferry.keyring.lifecycle import schedules
+from keyferry.keyring.model import Purpose
+from keyferry.sessions import refresh
+from keyferry.sessions.rotation import GRANTED, Outcome
+from keyferry.sessions.store import Rotation
+from keyferry.tokens.refresh import RefreshToken
+from keyferry_cli.command_line import DEFAULT_STACK
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "layers" / "keyferry" / "keyferry"
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def table(text: str, first_column: str) -> list[dict[str, str]]:
+    """The rows of the table whose first column is called so, by the names of the columns."""
+    lines = text.splitlines()
+    (start,) = [n for n, line in enumerate(lines) if line.startswith(f"| {first_column} |")]
+    names = cells(lines[start])
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(dict(zip(names, cells(line), strict=True)))
+    return rows
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")]
+
+
+# ── events.md ────────────────────────────────────────────────────────────
+
+
+def test_every_outcome_is_described() -> None:
+    described = [row["outcome"] for row in table(page("events.md"), "outcome")]
+    assert sorted(described) == sorted(Outcome)
+
+
+@pytest.mark.parametrize("row", table(page("events.md"), "outcome"), ids=lambda row: row["outcome"])
+def test_an_outcome_is_logged_counted_and_answered_as_described(
+    row: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[str, dict[str, Any]]] = []
+    counted: list[str] = []
+    monkeypatch.setattr(logger, "info", lambda message, extra: logged.append((message, extra)))
+    monkeypatch.setattr(refresh, "count", counted.append)
+    outcome = Outcome(row["outcome"])
+    token = RefreshToken(kid="k", sub="u", sid="s", generation=1, secret=b"x" * 16)
+    # Without a row behind it no outcome is granted, so the answer stops after what is tested here.
+    answering = object.__new__(refresh.Refresh)
+    with pytest.raises(RequestRefused) as refused:
+        answering._answer(token, Rotation(outcome, None))
+    assert logged == [("refresh", {"outcome": outcome, "sid": "s"})]
+    assert counted == [row["metric"]]
+    assert refused.value.reason == f"refresh: {outcome}"
+    assert ("successor" in row["answer"]) == (outcome in GRANTED)
+    if outcome not in GRANTED:
+        assert row["answer"] == refused.value.code
+
+
+def test_every_metric_is_described() -> None:
+    described = [row["metric"] for row in table(page("events.md"), "metric")]
+    assert sorted(described) == sorted(Metric)
+    assert f"namespace `{NAMESPACE}`" in page("events.md")
+
+
+def test_every_log_line_is_described_with_its_fields() -> None:
+    described = {
+        row["line"]: set(row["fields"].split(", ")) for row in table(page("events.md"), "line")
+    } | {"refresh": {"outcome", "sid"}}
+    written: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.match(
+                r"logger\.(debug|info|warning|error|exception|critical)$", ast.unparse(node.func)
+            ):
+                line = ast.literal_eval(node.args[0])
+                written.setdefault(line, set()).update(fields(node))
+    assert written == described
+
+
+def fields(call: ast.Call) -> set[str]:
+    """The names in ``extra`` of a call of the logger."""
+    (extra,) = [keyword.value for keyword in call.keywords if keyword.arg == "extra"]
+    if isinstance(extra, ast.Dict):
+        return {ast.literal_eval(key) for key in extra.keys if key is not None}
+    assert ast.unparse(extra) == "failure(error)"
+    return set(failure(ValueError()))
+
+
+# ── keyring.md, authorizer.md ────────────────────────────────────────────
+
+
+def test_the_schedule_of_the_keyring() -> None:
+    shown = {
+        row["purpose"]: row for row in table(page("keyring.md"), "purpose | announced as *next*")
+    }
+    idle_days = int(re.findall(r"RefreshIdleDays:.*?Default: (\d+)", template(), re.DOTALL)[0])
+    for purpose, schedule in schedules(idle_seconds=idle_days * DAY).items():
+        row = shown[purpose]
+        days = [schedule.announce, schedule.active, schedule.retain]
+        columns = ("announced as *next*", "in use as *current*", "kept as *previous*")
+        for seconds, column in zip(days, columns, strict=True):
+            assert re.findall(r"(\d+) days?$", row[column]) == [str(seconds // DAY)], (
+                purpose,
+                column,
+            )
+
+
+def test_every_standing_of_every_key_has_a_price() -> None:
+    revoked = [row["revoked"] for row in table(page("keyring.md"), "revoked")]
+    described = {each for each in revoked if each != "any *next*"}
+    assert described == {
+        f"{p}, {standing}" for p in Purpose for standing in ("current", "previous")
+    }
+
+
+def test_numbers() -> None:
+    keyring, authorizer = page("keyring.md"), page("authorizer.md")
+    assert f"within {unwrapped.MAX_AGE_SECONDS} seconds: a warm one" in keyring
+    assert f"within {discovery.MAX_AGE_SECONDS} seconds: the function" in keyring
+    assert f"within another {discovery.MAX_AGE_SECONDS} seconds, its `max-age`" in keyring
+    assert f"right to {IAT_LEEWAY_SECONDS} seconds" in authorizer
+    assert f"at least {STEP_SECONDS} seconds" in re.sub(r"\s+", " ", authorizer)
+    assert KEPT_SECONDS == 6 * 60
+    assert "a row that lives for six minutes" in authorizer
+
+
+def test_one_stack_name() -> None:
+    """`sam deploy` makes the stack that the `keyferry` command looks for."""
+    samconfig = tomllib.loads((ROOT / "samconfig.toml").read_text(encoding="utf-8"))
+    assert samconfig["default"]["global"]["parameters"]["stack_name"] == DEFAULT_STACK
+    assert f"`{DEFAULT_STACK}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"--stack-name {DEFAULT_STACK}" in (ROOT / "events" / "README.md").read_text()
+
+
+def template() -> str:
+    return (ROOT / "template.yaml").read_text(encoding="utf-8")
