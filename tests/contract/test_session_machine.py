@@ -145,7 +145,6 @@ class ModelTable:
                 idle_expires_at=now + idle_seconds,
                 mac_kid=mac_kid,
                 last_request=presented.request_id,
-                proof_at=presented.proof_at,
             )
         elif outcome is Outcome.REUSED:
             self.current = replace(self.current, status=Status.COMPROMISED)
@@ -340,6 +339,7 @@ class SessionMachine(RuleBasedStateMachine):
         """One refresh, and its repetition when the server asks for a nonce."""
         self.table.fail_next(fault)
         for _ in range(2):
+            self.now += 1
             event = self._event(holder)
             if holder is self.phone:
                 self.recorded.append(event)

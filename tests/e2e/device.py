@@ -105,6 +105,10 @@ class Device:
             "refresh_token": token if token is not None else self.tokens["refresh_token"],
         }
         response = self.call("POST", "/v1/token", data=form, **options)
+        if "proof" not in options and response.json().get("error") == "use_dpop_nonce":
+            nonce = response.headers["dpop-nonce"]
+            proof = self.proof("POST", "/v1/token", nonce=nonce)
+            response = self.call("POST", "/v1/token", data=form, proof=proof)
         return self._keep(response) if keep else response
 
     def keys(

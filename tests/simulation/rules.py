@@ -33,8 +33,6 @@ class Holder(Enum):
     OWNER = auto()
     THIEF = auto()
     THIEF_WITH_KEY = auto()
-    THIEF_WITH_KEY_AHEAD = auto()
-    """Has the device key, and dates his proofs years ahead: with a nonce any date is accepted."""
 
 
 class Family(ABC):
@@ -225,7 +223,6 @@ class Hydra(Family):
 
 _SECRET_HASH: Final = b"h" * 32
 _OWN_KEY: Final = "owner's"
-_AHEAD_SECONDS: Final = 10 * 365 * DAY
 
 
 class Keyferry(Family):
@@ -265,7 +262,7 @@ class Keyferry(Family):
         outcome = self.decide(token, now, holder)
         match outcome:  # the writes of `keyferry.sessions.store.SessionStore.rotate`
             case Outcome.ROTATED | Outcome.HEALED:
-                self._move(token + 1, int(now), holder)
+                self._move(token + 1, int(now))
             case Outcome.REUSED:
                 self.row = replace(self.row, status=Status.COMPROMISED)
                 self.ended = True
@@ -280,7 +277,7 @@ class Keyferry(Family):
         self.requests += 1
         if token != self.row.generation or self.decide(token, first) is not Outcome.ROTATED:
             return None
-        self._move(token + count, int(last), Holder.OWNER)
+        self._move(token + count, int(last))
         return token + count
 
     def _presented(self, token: int, now: int, holder: Holder) -> Presented:
@@ -293,22 +290,17 @@ class Keyferry(Family):
             client_id="ios",
             jkt=jkt if self.bound else "",
             request_id=str(self.requests),
-            proof_at=self._proof_at(now, holder),
+            # Asked for a nonce, the owner and a thief with the key both answer with a new proof.
+            made_after=now if self.bound else None,
         )
 
-    def _proof_at(self, now: int, holder: Holder) -> int:
-        if not self.bound:
-            return 0
-        return now + _AHEAD_SECONDS if holder is Holder.THIEF_WITH_KEY_AHEAD else now
-
-    def _move(self, generation: int, now: int, holder: Holder) -> None:
+    def _move(self, generation: int, now: int) -> None:
         self.row = replace(
             self.row,
             generation=generation,
             rotated_at=now,
             idle_expires_at=now + POLICY.idle_seconds,
             last_request=str(self.requests),
-            proof_at=self._proof_at(now, holder),
         )
 
 

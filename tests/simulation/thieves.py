@@ -56,7 +56,6 @@ THIEVES: Final[Mapping[str, tuple[str, Holder]]] = MappingProxyType(
     {
         f"{KEYFERRY}: token": (KEYFERRY, Holder.THIEF),
         f"{KEYFERRY}: token and key": (KEYFERRY, Holder.THIEF_WITH_KEY),
-        f"{KEYFERRY}: token, key, proofs dated ahead": (KEYFERRY, Holder.THIEF_WITH_KEY_AHEAD),
         **{name: (name, Holder.THIEF) for name, rule in RULES.items() if not rule.binds},
     }
 )

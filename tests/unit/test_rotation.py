@@ -38,7 +38,6 @@ ROW = Session(
     idle_expires_at=NOW + 100,
     absolute_expires_at=NOW + 1000,
     last_request="earlier",
-    proof_at=NOW,
 )
 PRESENTED = Presented(
     sub="sub",
@@ -48,7 +47,7 @@ PRESENTED = Presented(
     client_id="ios",
     jkt="key",
     request_id="this",
-    proof_at=NOW + 1,
+    made_after=NOW,
 )
 BEARER_ROW = replace(ROW, jkt="", rotated_at=NOW)
 BEARER = replace(PRESENTED, jkt="")
@@ -89,13 +88,18 @@ def test_bearer_session(generation: int, outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("generation", [0, 5])
 @pytest.mark.parametrize(
-    ("proof_at", "outcome"),
-    [(NOW - 1, Outcome.STALE), (NOW, Outcome.STALE), (NOW + 1, Outcome.REUSED)],
+    ("made_after", "outcome"),
+    [
+        (None, Outcome.STALE),
+        (ROW.rotated_at - 1, Outcome.STALE),
+        (ROW.rotated_at, Outcome.REUSED),
+        (NOW, Outcome.REUSED),
+    ],
 )
-def test_an_ancestor_with_a_proof_from_before_is_a_request_that_comes_late(
-    generation: int, proof_at: int, outcome: Outcome
+def test_an_ancestor_is_theft_only_under_a_proof_made_since(
+    generation: int, made_after: int | None, outcome: Outcome
 ) -> None:
-    presented = replace(PRESENTED, generation=generation, proof_at=proof_at)
+    presented = replace(PRESENTED, generation=generation, made_after=made_after)
     assert decide(ROW, presented, NOW) is outcome
     assert decide(BEARER_ROW, replace(presented, jkt=""), NOW) is Outcome.REUSED
 
@@ -186,7 +190,18 @@ def test_whole_space() -> None:
     """No combination of key, client, secret, status, expiry and generation is granted unless each
     of the first five is right; and every outcome of the table is reached."""
     reached = set()
-    for jkt, row_jkt, client, secret, status, idle, absolute, generation, mine, proof_at in product(
+    for (
+        jkt,
+        row_jkt,
+        client,
+        secret,
+        status,
+        idle,
+        absolute,
+        generation,
+        mine,
+        made_after,
+    ) in product(
         ("key", "thief", ""),
         ("key", ""),
         ("ios", "android"),
@@ -196,7 +211,7 @@ def test_whole_space() -> None:
         (NOW, NOW + 1),
         (0, 5, 6, 7, 8, MAX_GENERATION),
         ("this", "earlier"),
-        (NOW, NOW + 1),
+        (None, NOW - 1, NOW),
     ):
         row = replace(
             ROW,
@@ -213,7 +228,7 @@ def test_whole_space() -> None:
             client_id=client,
             secret_hash=secret,
             generation=generation,
-            proof_at=proof_at,
+            made_after=made_after,
         )
         outcome = decide(row, presented, NOW)
         reached.add(outcome)

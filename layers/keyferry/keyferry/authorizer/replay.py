@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keyferry.aws import write_if
-from keyferry.dpop.nonce import STEP_SECONDS
+from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS, Proof
 from keyferry.edge.request import Call
 from keyferry.errors import RequestRefused
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # Not "or expired": DynamoDB removes a row no earlier than its time, and by then its proof is dead.
 UNUSED: Final = "attribute_not_exists(id)"
 
-KEPT_SECONDS: Final = max(2 * STEP_SECONDS, 2 * IAT_LEEWAY_SECONDS) + 60
-"""Longer than a proof can be good for: two steps of its nonce, or the window of its ``iat`` on both
+KEPT_SECONDS: Final = max(LIFETIME_SECONDS, 2 * IAT_LEEWAY_SECONDS) + 60
+"""Longer than a proof can be good for: the life of its nonce, or the window of its ``iat`` on both
 sides, and a minute for clocks that differ."""
 
 

@@ -1,6 +1,10 @@
-"""Stateless DPoP nonces (RFC 9449 §8): a MAC of the time step, so that no container has to store one.
+"""Stateless DPoP nonces (RFC 9449 §8): the time of issue under a MAC, so that no container has to
+store one.
 
-The nonce of the current and of the previous step are accepted, so one lives for one to two steps.
+    nonce = base64url( time of issue 5 | MAC 11 )
+
+That the time can be read back is what makes a nonce more than a check of freshness: a proof that
+carries one was made after that moment, by our clock and whatever the device's says.
 """
 
 from __future__ import annotations
@@ -11,25 +15,32 @@ from typing import Final
 
 from keyferry.jose import base64url
 
-STEP_SECONDS: Final = 150
-_NONCE_BYTES: Final = 16
+LIFETIME_SECONDS: Final = 300
+CLOCK_SKEW_SECONDS: Final = 5
+"""Between two of our own functions."""
+
+_TIME_BYTES: Final = 5
+_MAC_BYTES: Final = 11
 
 
 def issue(key: bytes, now: int) -> str:
     """The nonce for the time ``now`` (seconds since the epoch)."""
-    return _nonce(key, now // STEP_SECONDS)
+    time = now.to_bytes(_TIME_BYTES, "big")
+    return base64url.encode(time + _mac(key, time))
 
 
-def accepts(key: bytes, presented: str, now: int) -> bool:
-    """Whether ``presented`` was issued under ``key`` in this time step or the one before."""
-    step = now // STEP_SECONDS
-    octets = presented.encode("utf-8", "surrogatepass")
-    # No early exit between the two: the time taken must not tell which one came close.
-    return hmac.compare_digest(_nonce(key, step).encode("ascii"), octets) | hmac.compare_digest(
-        _nonce(key, step - 1).encode("ascii"), octets
-    )
+def time_of_issue(key: bytes, presented: str, now: int) -> int | None:
+    """When ``presented`` was issued under ``key``, however long ago; None when it was not."""
+    try:
+        octets = base64url.decode(presented)
+    except ValueError:
+        return None
+    time, mac = octets[:_TIME_BYTES], octets[_TIME_BYTES:]
+    if not hmac.compare_digest(_mac(key, time), mac):
+        return None
+    issued_at = int.from_bytes(time, "big")
+    return issued_at if issued_at <= now + CLOCK_SKEW_SECONDS else None
 
 
-def _nonce(key: bytes, step: int) -> str:
-    mac = hmac.digest(key, b"keyferry dpop nonce" + step.to_bytes(8, "big"), hashlib.sha256)
-    return base64url.encode(mac[:_NONCE_BYTES])
+def _mac(key: bytes, time: bytes) -> bytes:
+    return hmac.digest(key, b"keyferry dpop nonce" + time, hashlib.sha256)[:_MAC_BYTES]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.errors import RequestRefused
 from keyferry.jose import base64url, rfc7515_jws
 from keyferry.jose.rfc7515_jws import Jws
@@ -28,12 +29,12 @@ _DEFAULT_PORTS: Final[Mapping[str, int]] = {"https": 443, "http": 80}
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a verified proof says: the thumbprint of the key that made it, its ``jti``, and its
-    ``iat`` by the clock of whoever made it."""
+    """What a verified proof says: the thumbprint of the key that made it, its ``jti``, and after
+    which moment of our clock it was made, if it carries a nonce that says so."""
 
     jkt: str
     jti: str
-    issued_at: int
+    made_after: int | None
 
 
 def verify(
@@ -42,13 +43,15 @@ def verify(
     method: str,
     url: str,
     now: int,
-    accepts_nonce: Callable[[str], bool],
+    nonce_time: Callable[[str], int | None],
     access_token: str | None = None,
 ) -> Proof:
     """Check ``proof`` against the request ``method url`` and, on a resource, ``access_token``.
 
-    A proof with a good nonce needs no good ``iat``, so a phone whose clock is days off still works.
-    A proof without a nonce needs an ``iat`` within `IAT_LEEWAY_SECONDS`.
+    A proof with a nonce of the last minutes needs no good ``iat``, so a phone whose clock is days
+    off still works. One with an older nonce of ours, or with none, needs an ``iat`` within
+    `IAT_LEEWAY_SECONDS`; so a phone that comes back after a while is not sent round twice for
+    nothing. ``nonce_time`` tells when a nonce was issued, or None when it is not ours.
 
     Raise `RequestRefused` with ``invalid_dpop_proof``, or with ``use_dpop_nonce`` when all that is
     missing is a nonce of ours.
@@ -75,11 +78,13 @@ def verify(
     nonce = claims.get("nonce")
     if nonce is not None and not isinstance(nonce, str):
         raise RequestRefused("invalid_dpop_proof", "proof: nonce is not a string")
-    if nonce is not None and not accepts_nonce(nonce):
-        raise RequestRefused("use_dpop_nonce", "proof: nonce not ours or too old")
-    if nonce is None and abs(now - iat) > IAT_LEEWAY_SECONDS:
-        raise RequestRefused("use_dpop_nonce", "proof: no nonce, and iat is off")
-    return Proof(jkt=jkt, jti=jti, issued_at=int(iat))
+    made_after = nonce_time(nonce) if nonce is not None else None
+    if nonce is not None and made_after is None:
+        raise RequestRefused("use_dpop_nonce", "proof: nonce not ours")
+    fresh = made_after is not None and now - made_after < LIFETIME_SECONDS
+    if not fresh and abs(now - iat) > IAT_LEEWAY_SECONDS:
+        raise RequestRefused("use_dpop_nonce", "proof: no fresh nonce, and iat is off")
+    return Proof(jkt=jkt, jti=jti, made_after=made_after)
 
 
 def _verified_thumbprint(jws: Jws) -> str:

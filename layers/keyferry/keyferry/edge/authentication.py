@@ -38,7 +38,7 @@ def device_key(
         method=call.method,
         url=call.url,
         now=now,
-        accepts_nonce=keyring.accepts_dpop_nonce,
+        nonce_time=keyring.dpop_nonce_time,
         access_token=access_token,
     )
 

@@ -31,6 +31,7 @@ class Metric(StrEnum):
     REFRESH_RETRIED = "RefreshRetried"
     REFRESH_REUSE_DETECTED = "RefreshReuseDetected"
     REFRESH_WRONG_KEY = "RefreshWrongDeviceKey"
+    REFRESH_FORGED = "RefreshForged"
     REFRESH_HEALED = "RefreshHealed"
     REFRESH_REFUSED = "RefreshRefused"
     KEYS_DELIVERED = "KeysDelivered"

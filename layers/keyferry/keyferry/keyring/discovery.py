@@ -19,6 +19,10 @@ from keyferry.keyring.model import Keyring
 from keyferry.keyring.store import KeyringStore
 
 MAX_AGE_SECONDS: Final = 300
+"""How long others may keep the documents."""
+
+READ_AGAIN_SECONDS: Final = 60
+"""How long this function keeps the row: as long as the others keep theirs."""
 
 _PUBLIC: Final = {"Cache-Control": f"public, max-age={MAX_AGE_SECONDS}"}
 
@@ -44,7 +48,7 @@ class Discovery:
 
     def _read(self) -> Keyring:
         now = self.now()
-        if self._keyring is None or not 0 <= now - self._read_at < MAX_AGE_SECONDS:
+        if self._keyring is None or not 0 <= now - self._read_at < READ_AGAIN_SECONDS:
             self._keyring = self.store.read()
             self._read_at = now
         if self._keyring is None:

@@ -124,17 +124,18 @@ class UnwrappedKeyring:
         (current,) = self._held.of(Purpose.DPOP_NONCE, Standing.CURRENT)
         return nonce.issue(self._secret(current), self.now())
 
-    def accepts_dpop_nonce(self, presented: str) -> bool:
+    def dpop_nonce_time(self, presented: str) -> int | None:
+        """When a nonce was issued by us, however long ago; None when it was not."""
         # A switch of keys reaches the warm functions over a minute, so a nonce may come from the
         # key before or after ours. Those two are unwrapped for the first nonce that is not of the
         # current one, once in a function's life.
-        order = (Standing.CURRENT, Standing.PREVIOUS, Standing.NEXT)
         now = self.now()
-        return any(
-            nonce.accepts(self._secret(key), presented, now)
-            for standing in order
-            for key in self._held.of(Purpose.DPOP_NONCE, standing)
-        )
+        for standing in (Standing.CURRENT, Standing.PREVIOUS, Standing.NEXT):
+            for key in self._held.of(Purpose.DPOP_NONCE, standing):
+                issued_at = nonce.time_of_issue(self._secret(key), presented, now)
+                if issued_at is not None:
+                    return issued_at
+        return None
 
     @property
     def _held(self) -> Keyring:

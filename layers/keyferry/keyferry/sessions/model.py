@@ -29,8 +29,7 @@ class Session:
 
     ``jkt`` is the RFC 7638 thumbprint of the device key, or empty for a bearer client.
     ``encryption_key`` is the ``x`` and ``y`` of the device's second key. ``last_request`` is the
-    invocation that made the last rotation, ``proof_at`` the time of its proof by the device's own
-    clock.
+    invocation that made the last rotation.
     """
 
     sub: str
@@ -51,7 +50,6 @@ class Session:
     idle_expires_at: int
     absolute_expires_at: int
     last_request: str = ""
-    proof_at: int = 0
     retry_day: int = 0
     retry_count: int = 0
 

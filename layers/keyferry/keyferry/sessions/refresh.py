@@ -37,7 +37,7 @@ _COUNTED: Final[Mapping[Outcome, Metric]] = MappingProxyType(
         Outcome.HEALED: Metric.REFRESH_HEALED,
         Outcome.REUSED: Metric.REFRESH_REUSE_DETECTED,
         Outcome.WRONG_KEY: Metric.REFRESH_WRONG_KEY,
-        Outcome.WRONG_SECRET: Metric.REFRESH_WRONG_KEY,
+        Outcome.WRONG_SECRET: Metric.REFRESH_FORGED,
     }
 )
 
@@ -96,22 +96,24 @@ class Refresh:
                 client_id=client_id,
                 jkt=proof.jkt if proof else "",
                 request_id=request.invocation_id,
-                proof_at=proof.issued_at if proof else 0,
+                made_after=proof.made_after if proof else None,
             ),
             now=now,
             idle_seconds=self.policy.idle_seconds,
             mac_kid=self.keyring.current_refresh_kid(),
         )
-        if rotation.outcome is Outcome.WRONG_KEY and proof is None:
-            # A bound session and no proof at all: something on the way took the header off. That
-            # is no reason to send the owner to the login screen.
-            raise RequestRefused("invalid_dpop_proof", "refresh: bound session, no proof")
-        return self._answer(token, rotation)
+        return self._answer(token, rotation, proved=proof is not None)
 
-    def _answer(self, token: RefreshToken, rotation: Rotation) -> Response:
+    def _answer(self, token: RefreshToken, rotation: Rotation, *, proved: bool) -> Response:
         outcome, session = rotation.outcome, rotation.session
         logger.info("refresh", extra={"outcome": outcome, "sid": token.sid})
         count(_COUNTED.get(outcome, Metric.REFRESH_REFUSED))
+        if outcome is Outcome.STALE:
+            raise RequestRefused("use_dpop_nonce", "refresh: ancestor under a proof of unknown age")
+        if outcome is Outcome.WRONG_KEY and not proved:
+            # A bound session and no proof at all: something on the way took the header off. That
+            # is no reason to send the owner to the login screen.
+            raise RequestRefused("invalid_dpop_proof", "refresh: bound session, no proof")
         if session is None or outcome not in GRANTED:
             raise RequestRefused("invalid_grant", f"refresh: {outcome}")
         kid = session.mac_kid

@@ -6,8 +6,8 @@
     n, last write was mine       the same      the same successor: my own SDK tried twice
     n-1                          the same      the same successor again: the reply was lost
     n-1                          bearer mode   the same within 60 s and 6 times a day, else reuse
-    below n-1, new proof         the same      reuse: the whole session is compromised
-    below n-1, proof from before the same      refused: an old request that comes late, or again
+    below n-1, fresh proof       the same      reuse: the whole session is compromised
+    below n-1, maybe an old one  the same      a nonce is asked for; the row stays as it is
     above n                      the same      the table was restored: go on from the presented one
     above n                      bearer mode   refused
     any                          another one   refused, and the row stays as it is
@@ -72,7 +72,8 @@ GRANTED: Final = frozenset(
 class Presented:
     """What a request has proved to hold: a token with a good MAC, and the key ``jkt`` (or "").
 
-    ``request_id`` is this invocation's, and nobody's to choose. ``proof_at`` is the proof's ``iat``.
+    ``request_id`` is this invocation's, and nobody's to choose. ``made_after`` is the moment of our
+    clock after which the proof was made, where its nonce says so.
     """
 
     sub: str
@@ -82,7 +83,7 @@ class Presented:
     client_id: str
     jkt: str
     request_id: str
-    proof_at: int = 0
+    made_after: int | None = None
 
 
 def decide(row: Session | None, presented: Presented, now: int) -> Outcome:
@@ -112,11 +113,11 @@ def decide(row: Session | None, presented: Presented, now: int) -> Outcome:
             return Outcome.AHEAD_BEARER
         return Outcome.HEALED if presented.generation < MAX_GENERATION else Outcome.EXHAUSTED
     if presented.generation < row.generation - 1:
-        # The device's clock against itself: a proof that is no newer than the one of the last
-        # rotation was made before it. Such a request is not somebody going on with an old token; it
-        # is one of the owner's own that comes late, or a recording of it, and must end nothing.
-        recorded = bool(row.jkt) and presented.proof_at <= row.proof_at
-        return Outcome.STALE if recorded else Outcome.REUSED
+        # Only a nonce issued since the last rotation shows, by our clock and nobody else's, that
+        # the proof was made since. Without one this may be a request of the owner's own that comes
+        # late, or a recording of it, and must end nothing. Who holds the key can answer with one.
+        fresh = presented.made_after is not None and presented.made_after >= row.rotated_at
+        return Outcome.REUSED if fresh or not row.jkt else Outcome.STALE
     return _parent(row, presented, now)
 
 

@@ -53,8 +53,7 @@ ROTATE: Final = " AND ".join(
 
 MOVE: Final = (
     "SET generation = :successor, rotated_at = :now, idle_expires_at = :idle_expires_at,"
-    " expires_at = :expires_at, mac_kid = :mac_kid, last_request = :request_id,"
-    " proof_at = :proof_at"
+    " expires_at = :expires_at, mac_kid = :mac_kid, last_request = :request_id"
 )
 
 EXPIRY_MARGIN_SECONDS: Final = DAY
@@ -183,7 +182,6 @@ class SessionStore:
                 ":expires_at": {"N": str(idle_expires_at + EXPIRY_MARGIN_SECONDS)},
                 ":mac_kid": {"S": mac_kid},
                 ":request_id": {"S": presented.request_id},
-                ":proof_at": {"N": str(presented.proof_at)},
             },
             ReturnValues="ALL_NEW",
         )
@@ -286,7 +284,6 @@ def session_to_item(session: Session) -> Item:
         "absolute_expires_at": {"N": str(session.absolute_expires_at)},
         "expires_at": {"N": str(session.refresh_expires_at + EXPIRY_MARGIN_SECONDS)},
         "last_request": {"S": session.last_request},
-        "proof_at": {"N": str(session.proof_at)},
         "retry_day": {"N": str(session.retry_day)},
         "retry_count": {"N": str(session.retry_count)},
     }
@@ -316,7 +313,6 @@ def session_from_item(item: Mapping[str, Any]) -> Session:
         idle_expires_at=int(item["idle_expires_at"]["N"]),
         absolute_expires_at=int(item["absolute_expires_at"]["N"]),
         last_request=item["last_request"]["S"],
-        proof_at=int(item["proof_at"]["N"]),
         retry_day=int(item["retry_day"]["N"]),
         retry_count=int(item["retry_count"]["N"]),
     )

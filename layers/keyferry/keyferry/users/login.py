@@ -82,7 +82,7 @@ class LoginRequest(BaseModel):
         Annotated[str, StringConstraints(min_length=1, max_length=MAX_USERNAME_LENGTH)] | None
     ) = None
     password: Annotated[SecretStr, Field(min_length=1, max_length=MAX_PASSWORD_BYTES)] | None = None
-    auth_session: Annotated[str, Field(max_length=2048, repr=False)] | None = None
+    auth_session: Annotated[str | None, Field(max_length=2048, repr=False)] = None
     otp: Annotated[str, StringConstraints(min_length=6, max_length=32)] | None = None
     device: DeviceRequest
 
