@@ -1,4 +1,4 @@
-"""Public keys as JWK (RFC 7517), on P-256 (RFC 7518 §6.2) and Ed25519 (RFC 8037)."""
+"""Public keys as JWK (RFC 7517): P-256 (RFC 7518 §6.2), Ed25519 (RFC 8037), RSA (RFC 7518 §6.3)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from keyferry.jose import base64url
 
 COORDINATE_BYTES: Final = 32
 """Length of a P-256 coordinate, and of an Ed25519 public key, in bytes."""
+
+MIN_RSA_BITS: Final = 2048
+"""RFC 7518 §3.3."""
+
+MAX_RSA_BITS: Final = 8192
 
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
@@ -94,7 +99,39 @@ class OkpJwk:
         return base64url.encode(hashlib.sha256(canonical.encode("ascii")).digest())
 
 
-def _require(members: Mapping[str, Any], *, kty: str, crv: str, use: Use) -> None:
+@dataclass(frozen=True, slots=True)
+class RsaJwk:
+    """An RSA public key. ``n`` and ``e`` are base64url of unsigned big-endian integers."""
+
+    n: str
+    e: str
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any], *, use: Use) -> Self:
+        """Raise `ValueError` as `EcJwk.from_members` does, and for a key that is too weak, or so
+        large that checking one signature would take long."""
+        _require(members, kty="RSA", crv=None, use=use)
+        jwk = cls(n=_text(members, "n"), e=_text(members, "e"))
+        numbers = jwk._numbers()
+        if not MIN_RSA_BITS <= numbers.n.bit_length() <= MAX_RSA_BITS:
+            raise ValueError("modulus of a length not accepted")
+        # FIPS 186-5 A.1.1 wants more than 2^16; all but a few use exactly one more.
+        if not 2**16 < numbers.e < 2**32:
+            raise ValueError("exponent not accepted")
+        return jwk
+
+    def key(self) -> rsa.RSAPublicKey:
+        """Raise `ValueError` when the two are not an RSA public key."""
+        return self._numbers().public_key()
+
+    def _numbers(self) -> rsa.RSAPublicNumbers:
+        return rsa.RSAPublicNumbers(
+            e=int.from_bytes(base64url.decode(self.e), "big"),
+            n=int.from_bytes(base64url.decode(self.n), "big"),
+        )
+
+
+def _require(members: Mapping[str, Any], *, kty: str, crv: str | None, use: Use) -> None:
     if members.get("kty") != kty or members.get("crv") != crv:
         raise ValueError("key type not accepted")
     if not _PRIVATE_MEMBERS.isdisjoint(members):
