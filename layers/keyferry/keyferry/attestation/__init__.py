@@ -1,0 +1,1 @@
+"""Evidence that a request comes from a genuine copy of the app."""
