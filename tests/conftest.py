@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,18 @@ if TYPE_CHECKING:
     from keyferry_cli.local.emulator import Emulator
 
 ROOT = Path(__file__).resolve().parents[1]
+NODE_PROJECT = ROOT / "tests" / "env" / "node"
+
+
+def needs(program: str) -> str:
+    """The path of a program; without it the test is skipped, but never in CI."""
+    path = shutil.which(program)
+    if path is None:
+        message = f"{program} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(f"{message}, and CI skips nothing")
+        pytest.skip(message)
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +51,23 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     make_environments(("emulator",), root=ROOT)
     with Emulator.start(tmp_path_factory.mktemp("emulator") / "emulator.log") as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The locked npm packages, installed once for each state of the lock."""
+    from keyferry_cli.local.environments import exclusive
+
+    needs("node")
+    npm = needs("npm")
+    lock = (NODE_PROJECT / "package-lock.json").read_bytes()
+    folder = ROOT / ".cache" / "env" / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
+    ready = folder / "ready"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.with_name("node.lock")):
+        if not ready.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(NODE_PROJECT, folder)
+            subprocess.run([npm, "ci", "--ignore-scripts"], cwd=folder, check=True, timeout=300)
+            ready.touch()
+    return folder

@@ -3,10 +3,7 @@ whole of it unmodified."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,42 +14,13 @@ from jwcrypto.jwk import JWK, JWKSet
 from jwcrypto.jwt import JWT
 from jwt.algorithms import ECAlgorithm
 
-from tests.conftest import ROOT
+from tests.conftest import needs
 from tests.e2e.conftest import PASSWORD, SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.e2e.device import Device
-
-NODE_PROJECT = ROOT / "tests" / "env" / "node"
-
-
-def needs(program: str) -> str:
-    """The path of a program; without it the test is skipped, but never in CI."""
-    path = shutil.which(program)
-    if path is None:
-        message = f"{program} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{message}, and CI skips nothing")
-        pytest.skip(message)
-    return path
-
-
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    """The locked npm packages, installed once for each state of the lock."""
-    needs("node")
-    npm = needs("npm")
-    lock = (NODE_PROJECT / "package-lock.json").read_bytes()
-    folder = ROOT / ".cache" / "env" / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
-    ready = folder / "ready"
-    if not ready.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(NODE_PROJECT, folder)
-        subprocess.run([npm, "ci", "--ignore-scripts"], cwd=folder, check=True, timeout=300)
-        ready.touch()
-    return folder
 
 
 def is_right(claims: dict[str, Any], device: Device) -> None:
