@@ -199,7 +199,7 @@ class TestRefresh:
 
     def test_nonce_challenge_does_not_touch_the_token(self, device: Device) -> None:
         device.clock_offset = 3 * 86_400
-        challenged = device.refresh()
+        challenged = device.refresh(proof=device.proof("POST", "/v1/token"))
         is_error(challenged, 400, "use_dpop_nonce")
         proof = device.proof("POST", "/v1/token", nonce=challenged.headers["dpop-nonce"])
         assert device.refresh(proof=proof).status_code == 200
