@@ -1,7 +1,7 @@
 """POST /v1/login"""
 
 from keyferry.edge.endpoint import Route, endpoint
-from keyferry.users.login import Login
+from keyferry.login.login import Login
 
 login = Login.from_environ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,11 +38,15 @@ def opening(cloud: Cloud) -> SessionOpening:
     return SessionOpening(cloud.users, cloud.sessions, LIMIT)
 
 
+def same(cloud: Cloud, stronger_phc: str | None = None) -> Any:
+    return cloud.users.same_password(CREDENTIAL, stronger_phc=stronger_phc)
+
+
 def open_one(cloud: Cloud) -> tuple[str, int]:
     """Log in as a login does: read the user, open a session. Return its id and how many ended."""
     session, user = new_session(), cloud.users.user("sub")
     assert user is not None
-    return session.sid, opening(cloud).open(session, user, CREDENTIAL)
+    return session.sid, opening(cloud).open(session, user, still_so=same(cloud))
 
 
 def alive(cloud: Cloud) -> list[str]:
@@ -83,7 +87,7 @@ def test_a_stale_view_of_the_user_is_read_again(cloud: Cloud) -> None:
     stale = add_user(cloud)
     for _ in range(LIMIT):
         open_one(cloud)
-    assert opening(cloud).open(new_session(), stale, CREDENTIAL) == 1
+    assert opening(cloud).open(new_session(), stale, still_so=same(cloud)) == 1
     assert len(alive(cloud)) == LIMIT
 
 
@@ -91,7 +95,7 @@ def test_disabled_meanwhile(cloud: Cloud) -> None:
     user = add_user(cloud)
     cloud.users.set_status("sub", UserStatus.DISABLED)
     with pytest.raises(RequestRefused) as refused:
-        opening(cloud).open(new_session(), user, CREDENTIAL)
+        opening(cloud).open(new_session(), user, still_so=same(cloud))
     assert (refused.value.code, alive(cloud)) == ("invalid_grant", [])
 
 
@@ -100,7 +104,7 @@ def test_password_changed_meanwhile(cloud: Cloud) -> None:
     assert cloud.users.set_password("ana", "another hash") == "sub"
     for stronger in (None, "stronger hash"):
         with pytest.raises(CredentialChanged):
-            opening(cloud).open(new_session(), user, CREDENTIAL, stronger_phc=stronger)
+            opening(cloud).open(new_session(), user, still_so=same(cloud, stronger))
     assert alive(cloud) == []
     credential = cloud.users.password_credential("ana")
     assert credential is not None
@@ -109,7 +113,7 @@ def test_password_changed_meanwhile(cloud: Cloud) -> None:
 
 def test_a_stronger_hash_is_written_with_the_session(cloud: Cloud) -> None:
     user = add_user(cloud)
-    opening(cloud).open(new_session(), user, CREDENTIAL, stronger_phc="stronger hash")
+    opening(cloud).open(new_session(), user, still_so=same(cloud, "stronger hash"))
     credential = cloud.users.password_credential("ana")
     assert credential is not None
     assert (credential.phc, len(alive(cloud))) == ("stronger hash", 1)

@@ -129,7 +129,7 @@ def test_the_body_of_a_refresh(path: Path) -> None:
 
 @pytest.mark.parametrize("path", of("login"))
 def test_the_body_of_a_login(path: Path) -> None:
-    from keyferry.users.login import LoginRequest
+    from keyferry.login.request import LoginRequest
 
     fields = Request.from_event(read(path), invocation_id="i").fields(JSON)
     assert LoginRequest.model_validate(fields).device.platform == "ios"

@@ -23,6 +23,7 @@ class Metric(StrEnum):
 
     LOGIN_SUCCEEDED = "LoginSucceeded"
     LOGIN_FAILED = "LoginFailed"
+    USER_PROVISIONED = "UserProvisioned"
     SECOND_FACTOR_ENROLLED = "SecondFactorEnrolled"
     SECOND_FACTOR_REQUIRED = "SecondFactorRequired"
     LOGIN_THROTTLED = "LoginThrottled"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import (
@@ -27,9 +27,13 @@ from pydantic import (
 from keyferry import aws, clock
 from keyferry.edge.telemetry import failure, logger
 from keyferry.errors import CommandRefused, Unavailable
+from keyferry.federation import providers as presets
+from keyferry.federation.providers import Nonce, Provider
+from keyferry.federation.store import FederatedCredential, FederatedStore, Link, ProviderStore
 from keyferry.jose import base64url
 from keyferry.sessions.store import SessionStore
 from keyferry.tokens.refresh import ID_BYTES
+from keyferry.users import second_factor
 from keyferry.users.model import User, UserStatus, canonical_username
 from keyferry.users.passwords import MAX_PASSWORD_BYTES, hash_password, normalise
 from keyferry.users.store import PasswordCredential, UserStore
@@ -56,6 +60,40 @@ class NamedUser(BaseModel):
     model_config = _STRICT
 
     username: str
+
+
+class NamedProvider(BaseModel):
+    model_config = _STRICT
+
+    name: str
+
+
+class LinkIdentity(BaseModel):
+    model_config = _STRICT
+
+    username: str
+    provider: str
+    subject: Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class PutProvider(BaseModel):
+    """``kind`` names the preset, ``settings`` are its arguments in `keyferry.federation.providers`."""
+
+    model_config = _STRICT
+
+    kind: Literal["firebase", "google", "apple", "oidc"]
+    settings: dict[str, Any]
+
+    def provider(self) -> Provider:
+        """Raise `TypeError` or `ValueError` for settings that the preset does not take."""
+        settings = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.settings.items()
+        }
+        if "nonce" in settings:
+            settings["nonce"] = Nonce(str(settings["nonce"]))
+        made: Provider = getattr(presets, self.kind)(**settings)
+        return made
 
 
 class SetPassword(BaseModel):
@@ -119,6 +157,8 @@ class Invocation(BaseModel):
 class Operator:
     users: UserStore
     sessions: SessionStore
+    providers: ProviderStore
+    federated: FederatedStore
     vault: VaultStore
     sealer: Sealer
     now: Callable[[], int]
@@ -131,6 +171,8 @@ class Operator:
             users=UserStore.from_environ(dynamodb, environ),
             sessions=SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
             vault=VaultStore(dynamodb, environ["KEYFERRY_VAULT_TABLE"]),
+            providers=ProviderStore.from_environ(dynamodb, environ),
+            federated=FederatedStore.from_environ(dynamodb, environ),
             sealer=Sealer.from_environ(kms, environ),
             now=clock.now,
             random=clock.random,
@@ -163,6 +205,13 @@ class Operator:
             "users.disable": lambda a, i: self.disable_user(NamedUser.model_validate(a), i),
             "users.enable": lambda a, _: self.enable_user(NamedUser.model_validate(a)),
             "users.set_password": lambda a, i: self.set_password(SetPassword.model_validate(a), i),
+            "users.reset_second_factor": lambda a, _: self.reset_second_factor(
+                NamedUser.model_validate(a)
+            ),
+            "users.link": lambda a, _: self.link_identity(LinkIdentity.model_validate(a)),
+            "providers.put": lambda a, _: self.put_provider(PutProvider.model_validate(a)),
+            "providers.list": lambda a, _: self.list_providers(Nothing.model_validate(a)),
+            "providers.remove": lambda a, _: self.remove_provider(NamedProvider.model_validate(a)),
             "keys.put": lambda a, _: self.put_key(PutKey.model_validate(a)),
             "keys.list": lambda a, _: self.list_keys(Nothing.model_validate(a)),
             "keys.delete": lambda a, _: self.delete_key(DeleteKey.model_validate(a)),
@@ -209,6 +258,48 @@ class Operator:
             raise CommandRefused("not_found", "There is no user of that name.")
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "revoked": ended}
+
+    def reset_second_factor(self, request: NamedUser) -> dict[str, Any]:
+        """For somebody who has lost the phone and the recovery codes."""
+        sub = self._sub(request.username)
+        second_factor.remove(
+            self.users.client, self.users.credentials_table, self.users.users_table, sub
+        )
+        return {"sub": sub, "second_factor": False}
+
+    def link_identity(self, request: LinkIdentity) -> dict[str, Any]:
+        """Let an identity of a provider open a user that exists."""
+        provider = self.providers.read().by_name.get(request.provider)
+        if provider is None:
+            raise CommandRefused("not_found", "There is no provider of that name.")
+        sub = self._sub(request.username)
+        linked = self.federated.link(
+            FederatedCredential(issuer=provider.issuer, subject=request.subject, sub=sub),
+            self.now(),
+        )
+        if linked is Link.TAKEN:
+            raise CommandRefused("already_exists", "That identity opens another user.")
+        if linked is Link.NO_USER:
+            raise CommandRefused("not_found", "There is no user of that name.")
+        return {"sub": sub, "provider": provider.name, "subject": request.subject}
+
+    def put_provider(self, request: PutProvider) -> dict[str, Any]:
+        """Add a provider, or replace the one of its name."""
+        try:
+            provider = request.provider()
+        except (TypeError, ValueError) as error:
+            raise CommandRefused("invalid_request", f"provider: {error}.") from None
+        self.providers.put(provider)
+        return provider.members()
+
+    def list_providers(self, _: Nothing) -> dict[str, Any]:
+        by_name = sorted(self.providers.read().by_name.items())
+        return {"providers": [provider.members() for _, provider in by_name]}
+
+    def remove_provider(self, request: NamedProvider) -> dict[str, Any]:
+        """Within a minute nobody logs in by it any more; sessions that it began go on."""
+        self.providers.remove(request.name)
+        return {"name": request.name}
 
     def put_key(self, request: PutKey) -> dict[str, Any]:
         value = request.value.get_secret_value().encode("utf-8")

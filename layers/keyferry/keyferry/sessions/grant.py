@@ -44,6 +44,7 @@ class Grants:
         device: Device,
         encryption_key: tuple[str, str],
         request_id: str,
+        attested: bool = False,
     ) -> tuple[Session, RefreshToken]:
         """A new session, not yet stored, and its first refresh token."""
         now = self.now()
@@ -74,6 +75,7 @@ class Grants:
             idle_expires_at=now + self.policy.idle_seconds,
             absolute_expires_at=now + self.policy.absolute_seconds,
             last_request=request_id,
+            attested=attested,
         )
         return session, token
 
@@ -95,6 +97,7 @@ class Grants:
             roles=session.roles,
             amr=session.amr,
             jkt=session.jkt or None,
+            attested=session.attested,
             jti=base64url.encode(self.random(ID_BYTES)),
             issued_at=now,
             expires_at=now + expires_in,

@@ -29,7 +29,7 @@ class Session:
 
     ``jkt`` is the RFC 7638 thumbprint of the device key, or empty for a bearer client.
     ``encryption_key`` is the ``x`` and ``y`` of the device's second key. ``last_request`` is the
-    invocation that made the last rotation.
+    invocation that made the last rotation. ``attested`` was settled at login and does not change.
     """
 
     sub: str
@@ -50,6 +50,7 @@ class Session:
     idle_expires_at: int
     absolute_expires_at: int
     last_request: str = ""
+    attested: bool = False
     retry_day: int = 0
     retry_count: int = 0
 

@@ -2,7 +2,7 @@
 
 The user's row lists the sessions that count. A new one is written together with that list, under
 the conditions that the list is still the one that was read, that the user is still active, and that
-the password is still the one that was checked. So logins at once never exceed the limit, and a
+the credential is still the one that was checked. So logins at once never exceed the limit, and a
 session never begins for somebody who was disabled, or whose password was changed, a moment before.
 """
 
@@ -23,13 +23,7 @@ from keyferry.sessions.store import (
     session_to_item,
 )
 from keyferry.users.model import User, UserStatus
-from keyferry.users.store import (
-    SAME_HASH,
-    PasswordCredential,
-    UserStore,
-    credential_key,
-    encode_sessions,
-)
+from keyferry.users.store import UserStore, encode_sessions
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -56,25 +50,24 @@ class SessionOpening:
         self,
         session: Session,
         user: User,
-        credential: PasswordCredential,
         *,
-        stronger_phc: str | None = None,
+        still_so: TransactWriteItemTypeDef,
         also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({}),
     ) -> int:
         """Write ``session``; end the user's oldest ones where there would be too many. Return how
-        many were ended. ``stronger_phc`` is a new hash of the same password, written with it, and
-        ``also`` are other writes that have no condition.
+        many were ended. ``still_so`` is what must hold of the credential, and ``also`` are other
+        writes that have no condition.
 
         Raise `RequestRefused` (``invalid_grant``) when the user was disabled meanwhile,
-        `CredentialChanged` when the password was changed or hashed anew, and `Unavailable` when
-        too many logins of one user are going on.
+        `CredentialChanged` when ``still_so`` does not hold, and `Unavailable` when too many logins
+        of one user are going on.
         """
         for _ in range(_ATTEMPTS):
             if user.status is not UserStatus.ACTIVE:
                 raise RequestRefused("invalid_grant", "login: disabled meanwhile")
             kept, ended = self._make_room(user, session.created_at)
             try:
-                writes = self._writes(session, user, credential, stronger_phc, kept, ended)
+                writes = self._writes(session, user, still_so, kept, ended)
                 failed = write_all(
                     self.sessions.client,
                     "dynamodb:TransactWriteItems session",
@@ -118,8 +111,7 @@ class SessionOpening:
         self,
         session: Session,
         user: User,
-        credential: PasswordCredential,
-        stronger_phc: str | None,
+        still_so: TransactWriteItemTypeDef,
         kept: tuple[str, ...],
         ended: tuple[str, ...],
     ) -> dict[str, TransactWriteItemTypeDef]:
@@ -140,7 +132,7 @@ class SessionOpening:
                     },
                 }
             },
-            "credential": self._same_credential(credential, stronger_phc),
+            "credential": still_so,
             "session": {
                 "Put": {
                     "TableName": self.sessions.table,
@@ -164,27 +156,3 @@ class SessionOpening:
                 }
             }
         return writes
-
-    def _same_credential(
-        self, credential: PasswordCredential, stronger_phc: str | None
-    ) -> TransactWriteItemTypeDef:
-        table, key = self.users.credentials_table, credential_key(credential.username)
-        seen: Item = {":seen": {"S": credential.phc}}
-        if stronger_phc is None:
-            return {
-                "ConditionCheck": {
-                    "TableName": table,
-                    "Key": key,
-                    "ConditionExpression": SAME_HASH,
-                    "ExpressionAttributeValues": seen,
-                }
-            }
-        return {
-            "Update": {
-                "TableName": table,
-                "Key": key,
-                "ConditionExpression": SAME_HASH,
-                "UpdateExpression": "SET phc = :phc",
-                "ExpressionAttributeValues": {**seen, ":phc": {"S": stronger_phc}},
-            }
-        }

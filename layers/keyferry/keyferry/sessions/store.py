@@ -284,6 +284,7 @@ def session_to_item(session: Session) -> Item:
         "absolute_expires_at": {"N": str(session.absolute_expires_at)},
         "expires_at": {"N": str(session.refresh_expires_at + EXPIRY_MARGIN_SECONDS)},
         "last_request": {"S": session.last_request},
+        "attested": {"BOOL": session.attested},
         "retry_day": {"N": str(session.retry_day)},
         "retry_count": {"N": str(session.retry_count)},
     }
@@ -313,6 +314,7 @@ def session_from_item(item: Mapping[str, Any]) -> Session:
         idle_expires_at=int(item["idle_expires_at"]["N"]),
         absolute_expires_at=int(item["absolute_expires_at"]["N"]),
         last_request=item["last_request"]["S"],
+        attested=item.get("attested", {}).get("BOOL", False),
         retry_day=int(item["retry_day"]["N"]),
         retry_count=int(item["retry_count"]["N"]),
     )

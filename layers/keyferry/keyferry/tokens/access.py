@@ -35,6 +35,7 @@ class AccessToken:
     jti: str
     issued_at: int
     expires_at: int
+    attested: bool = False
 
     def claims(self) -> dict[str, Any]:
         claims: dict[str, Any] = {
@@ -50,6 +51,8 @@ class AccessToken:
             "iat": self.issued_at,
             "exp": self.expires_at,
         }
+        if self.attested:
+            claims["attested"] = True
         if self.jkt is not None:
             claims["cnf"] = {"jkt": self.jkt}
         return claims
@@ -113,6 +116,7 @@ def _from_claims(claims: Mapping[str, Any]) -> AccessToken:
         jti=claims["jti"],
         issued_at=int(claims["iat"]),
         expires_at=int(claims["exp"]),
+        attested=claims.get("attested") is True,
     )
 
 

@@ -91,19 +91,12 @@ class SecondFactors:
                     },
                 }
             },
-            "user": self._user(enrolment.sub, in_force=True),
+            "user": _in_force(self.users_table, enrolment.sub, in_force=True),
         }
         return not write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
 
     def remove(self, sub: str) -> None:
-        """Take a user's second factor out of force; nothing happens when there is none."""
-        writes: dict[str, TransactWriteItemTypeDef] = {
-            "enrolment": {
-                "Delete": {"TableName": self.credentials_table, "Key": enrolment_key(sub)}
-            },
-            "user": self._user(sub, in_force=False),
-        }
-        write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
+        remove(self.client, self.credentials_table, self.users_table, sub)
 
     def read(self, sub: str) -> Enrolment | None:
         with calling("dynamodb:GetItem totp"):
@@ -165,18 +158,6 @@ class SecondFactors:
         )
         return used
 
-    def _user(self, sub: str, *, in_force: bool) -> TransactWriteItemTypeDef:
-        return {
-            "Update": {
-                "TableName": self.users_table,
-                "Key": {"sub": {"S": sub}},
-                "ConditionExpression": "attribute_exists(#sub)",
-                "UpdateExpression": "SET second_factor = :in_force",
-                "ExpressionAttributeNames": {"#sub": "sub"},
-                "ExpressionAttributeValues": {":in_force": {"BOOL": in_force}},
-            }
-        }
-
     def _context(self, sub: str) -> dict[str, str]:
         return {
             "app": self.deployment.app,
@@ -184,6 +165,29 @@ class SecondFactors:
             "purpose": PURPOSE,
             "sub": sub,
         }
+
+
+def remove(client: DynamoDBClient, credentials_table: str, users_table: str, sub: str) -> None:
+    """Take a user's second factor out of force; nothing happens when there is none. Needs no right
+    to unseal one."""
+    writes: dict[str, TransactWriteItemTypeDef] = {
+        "enrolment": {"Delete": {"TableName": credentials_table, "Key": enrolment_key(sub)}},
+        "user": _in_force(users_table, sub, in_force=False),
+    }
+    write_all(client, "dynamodb:TransactWriteItems totp", writes)
+
+
+def _in_force(users_table: str, sub: str, *, in_force: bool) -> TransactWriteItemTypeDef:
+    return {
+        "Update": {
+            "TableName": users_table,
+            "Key": {"sub": {"S": sub}},
+            "ConditionExpression": "attribute_exists(#sub)",
+            "UpdateExpression": "SET second_factor = :in_force",
+            "ExpressionAttributeNames": {"#sub": "sub"},
+            "ExpressionAttributeValues": {":in_force": {"BOOL": in_force}},
+        }
+    }
 
 
 def enrolment_key(sub: str) -> Item:

@@ -85,6 +85,31 @@ class UserStore:
         }
         return not write_all(self.client, "dynamodb:TransactWriteItems user", writes)
 
+    def same_password(
+        self, credential: PasswordCredential, *, stronger_phc: str | None = None
+    ) -> TransactWriteItemTypeDef:
+        """For the transaction that opens a session: that the hash is still the one that was
+        checked; with ``stronger_phc``, put that hash of the same password in its place."""
+        key, seen = credential_key(credential.username), {":seen": {"S": credential.phc}}
+        if stronger_phc is None:
+            return {
+                "ConditionCheck": {
+                    "TableName": self.credentials_table,
+                    "Key": key,
+                    "ConditionExpression": SAME_HASH,
+                    "ExpressionAttributeValues": seen,
+                }
+            }
+        return {
+            "Update": {
+                "TableName": self.credentials_table,
+                "Key": key,
+                "ConditionExpression": SAME_HASH,
+                "UpdateExpression": "SET phc = :phc",
+                "ExpressionAttributeValues": {**seen, ":phc": {"S": stronger_phc}},
+            }
+        }
+
     def set_password(self, username: str, phc: str) -> str | None:
         """Write a new password's hash. Return the ``sub`` it belongs to, or None: no such user."""
         return self._update(

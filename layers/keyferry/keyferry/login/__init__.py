@@ -1,0 +1,1 @@
+"""Login: from whatever proves who somebody is to a session on one device."""

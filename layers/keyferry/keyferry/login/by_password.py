@@ -1,0 +1,144 @@
+"""By user name and password, with a second factor where the user has one."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from keyferry.edge.telemetry import Metric, count
+from keyferry.errors import RequestRefused
+from keyferry.keyring.unwrapped import UnwrappedKeyring
+from keyferry.login import auth_session
+from keyferry.login.auth_session import AuthSession, credential_digest
+from keyferry.login.proof import MFA, OTP, PASSWORD, Origin, Proved, refused
+from keyferry.login.request import LoginRequest
+from keyferry.users.guessing import Attempt, GuessStore
+from keyferry.users.model import User, UserStatus, canonical_username
+from keyferry.users.passwords import hash_password, needs_rehash, normalise, verify_password
+from keyferry.users.second_factor import SecondFactors
+from keyferry.users.store import (
+    PasswordCredential,
+    UserStore,
+    credential_from_item,
+    credential_key,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who somebody says to be, and what is to prove it: a password now, or an earlier note of one."""
+
+    username: str
+    password: bytes | None = field(repr=False)
+    auth_session: AuthSession | None
+
+    def is_proved_by(self, credential: PasswordCredential | None) -> bool:
+        """Whether the password is right, now or a moment ago. The work is the same for nobody."""
+        if self.password is not None:
+            return verify_password(self.password, credential.phc if credential else None)
+        if credential is None or self.auth_session is None:
+            return False
+        return hmac.compare_digest(
+            credential_digest(credential).encode(), self.auth_session.credential.encode()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordLogin:
+    keyring: UnwrappedKeyring
+    users: UserStore
+    guesses: GuessStore
+    factors: SecondFactors
+    now: Callable[[], int]
+    random: Callable[[int], bytes]
+
+    def prove(self, body: LoginRequest, origin: Origin) -> Proved:
+        """Raise `RequestRefused`: ``invalid_grant``, ``mfa_required``, ``too_many_attempts``."""
+        claim = self._claim(body, origin)
+        attempt = self._reserve(claim.username, origin)
+        credential = credential_from_item(claim.username, attempt.beside)
+        user, credential = self._user(credential, claim, attempt)
+        amr: tuple[str, ...] = (PASSWORD,)
+        if user.second_factor:
+            self._second_factor(body.otp, user, credential, attempt, origin)
+            amr = (PASSWORD, OTP, MFA)
+        return Proved(
+            user=user,
+            amr=amr,
+            still_so=self.users.same_password(
+                credential, stronger_phc=self._stronger(credential, claim.password)
+            ),
+            also=self.guesses.forgive(attempt, jkt=origin.jkt),
+        )
+
+    def _claim(self, body: LoginRequest, origin: Origin) -> Claim:
+        if body.auth_session is not None:
+            session = auth_session.verify(body.auth_session, self.keyring, now=self.now())
+            if (session.client_id, session.jkt) != (origin.client_id, origin.jkt):
+                raise RequestRefused("invalid_grant", "auth session: of another device or client")
+            return Claim(session.username, None, session)
+        if body.username is None or body.password is None:
+            raise RequestRefused("invalid_request", "neither password nor auth session")
+        try:
+            password = normalise(body.password.get_secret_value())
+            return Claim(canonical_username(body.username), password, None)
+        except ValueError:
+            raise RequestRefused("invalid_request", "user name or password: form") from None
+
+    def _reserve(self, username: str, origin: Origin) -> Attempt:
+        try:
+            return self.guesses.reserve(
+                username,
+                jkt=origin.jkt,
+                source_ip=origin.source_ip,
+                now=self.now(),
+                invocation_id=origin.invocation_id,
+                beside=(self.users.credentials_table, credential_key(username)),
+            )
+        except RequestRefused:
+            count(Metric.LOGIN_THROTTLED)
+            raise
+
+    def _user(
+        self, credential: PasswordCredential | None, claim: Claim, attempt: Attempt
+    ) -> tuple[User, PasswordCredential]:
+        """The user that the claim opens, and the credential that it was proved by. One answer and
+        one amount of work for every failure: an unknown name, a wrong password and a disabled user
+        can not be told apart."""
+        right = claim.is_proved_by(credential)
+        # Read for an unknown name as well, so that the calls do not tell.
+        user = self.users.user(credential.sub if credential else "-")
+        if credential is None or user is None or not right or user.status is not UserStatus.ACTIVE:
+            self.guesses.failed(attempt)
+            raise refused("unknown, wrong or disabled")
+        return user, credential
+
+    def _second_factor(
+        self,
+        otp: str | None,
+        user: User,
+        credential: PasswordCredential,
+        attempt: Attempt,
+        origin: Origin,
+    ) -> None:
+        """A code counts as an attempt like a password does, so codes are guessed at no faster."""
+        if otp is None:
+            count(Metric.SECOND_FACTOR_REQUIRED)
+            note = AuthSession(
+                username=credential.username,
+                client_id=origin.client_id,
+                jkt=origin.jkt,
+                credential=credential_digest(credential),
+            )
+            issued = auth_session.issue(note, self.keyring, now=self.now())
+            raise RequestRefused("mfa_required", "login", members={"auth_session": issued})
+        if not self.factors.use(user.sub, otp, now=self.now()):
+            self.guesses.failed(attempt)
+            raise refused("code wrong or used")
+
+    def _stronger(self, credential: PasswordCredential, password: bytes | None) -> str | None:
+        """A hash at today's parameters, when the stored one was made at others."""
+        if password is None or not needs_rehash(credential.phc):
+            return None
+        return hash_password(password, random=self.random)
