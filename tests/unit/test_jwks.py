@@ -259,6 +259,7 @@ HOSTILE: dict[str, Callable[[socket.socket], None]] = {
     "endless": endless,
     "endless headers": endless_headers,
     "endless 100 Continue": endless_continue,
+    "large headers": sending(answer(GOOD, *[f"X-{n}: {'y' * 60_000}" for n in range(90)])),
     "huge": sending(answer(HUGE)),
     "huge in chunks": sending(
         answer(b"%x\r\n%b\r\n0\r\n\r\n" % (len(HUGE), HUGE), "Transfer-Encoding: chunked")
