@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,22 @@ class TestConsistency:
     )
     def test_18_such_a_read_would_be_seen(self, operation: str, parameters: dict[str, Any]) -> None:
         assert not is_consistent(f"dynamodb:{operation}", parameters)
+
+    def test_18_nor_is_one_written_down(self) -> None:
+        """Also where the test above does not come by: a read in the source that does not ask for
+        consistency by name."""
+        found = 0
+        for path in ROOT.glob("layers/keyferry/keyferry/**/*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                    continue
+                where = f"{path.name}:{node.lineno}"
+                assert node.func.attr not in ("scan", "transact_get_items"), where
+                if node.func.attr in ("get_item", "query"):
+                    found += 1
+                    asked = [word for word in node.keywords if word.arg == "ConsistentRead"]
+                    assert [ast.literal_eval(word.value) for word in asked] == [True], where
+        assert found >= 5, "nothing was searched"
 
 
 class TestTimeToLive:
