@@ -179,7 +179,7 @@ def test_lost_reply_then_on(cloud: Cloud) -> None:
     outcomes = [
         rotate(
             cloud.sessions,
-            present(row, generation=generation, request_id=str(n)),
+            present(row, generation=generation, request_id=str(n), made_after=NOW + 1),
         ).outcome
         for n, generation in enumerate([7, 7, 7, 8, 7])
     ]
@@ -219,7 +219,9 @@ def test_restored_table_heals_once_and_goes_on(cloud: Cloud) -> None:
     assert rotate(cloud.sessions, present(row, generation=41, request_id="z")).outcome is (
         Outcome.RETRIED
     )
-    assert rotate(cloud.sessions, present(row, generation=5)).outcome is (Outcome.REUSED)
+    assert rotate(cloud.sessions, present(row, generation=5, made_after=NOW + 1)).outcome is (
+        Outcome.REUSED
+    )
 
 
 def test_living_sessions_oldest_first(cloud: Cloud) -> None:

@@ -154,6 +154,7 @@ def _signed_in(
     return device
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests that use the stack run in one worker, which starts it once."""
     for item in items:

@@ -106,6 +106,9 @@ class Device:
         }
         response = self.call("POST", "/v1/token", data=form, **options)
         if "proof" not in options and response.json().get("error") == "use_dpop_nonce":
+            # A nonce of the second in which the session moved on last is no newer than that.
+            time.sleep(1.1)
+            response = self.call("POST", "/v1/token", data=form)
             nonce = response.headers["dpop-nonce"]
             proof = self.proof("POST", "/v1/token", nonce=nonce)
             response = self.call("POST", "/v1/token", data=form, proof=proof)

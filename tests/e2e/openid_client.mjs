@@ -68,6 +68,8 @@ steps.push("revoked again");
 
 const moved = await client.refreshTokenGrant(config, replayed, undefined, { DPoP });
 const movedOn = await client.refreshTokenGrant(config, moved.refresh_token, undefined, { DPoP });
+// A nonce of the second in which the session moved on last is no newer than that.
+await new Promise((resolve) => setTimeout(resolve, 1100));
 await refusedWith(replayed, "invalid_grant");
 await refusedWith(movedOn.refresh_token, "invalid_grant");
 steps.push("reuse refused");

@@ -232,7 +232,7 @@ class TestManagement:
         self, device: Device, new_device: Callable[..., Device], username: str
     ) -> None:
         device.resource("POST", "/v1/mfa/totp")
-        is_error(self.confirm(device, "000000"), 400, "invalid_grant")
+        is_error(self.confirm(device, "000000"), 400, "invalid_code")
         assert new_device().login(username, PASSWORD).status_code == 200
 
     def test_a_second_enrolment_takes_the_place_of_an_unconfirmed_one(self, device: Device) -> None:
@@ -256,8 +256,8 @@ class TestManagement:
         def remove(code: str) -> httpx.Response:
             return device.resource("POST", "/v1/mfa/totp/remove", json={"code": code})
 
-        is_error(remove("000000"), 400, "invalid_grant")
-        is_error(remove(totp.code_at(secret, step)), 400, "invalid_grant")
+        is_error(remove("000000"), 400, "invalid_code")
+        is_error(remove(totp.code_at(secret, step)), 400, "invalid_code")
         assert remove(recovery[0]).status_code == 204
         assert new_device().login(username, PASSWORD).status_code == 200
         enrol(device)

@@ -96,7 +96,6 @@ class TestEndings:
         is_dead(other)
         assert replace(phone, api_url=THEIRS).resource("GET", "/x").status_code == 401
 
-    @pytest.mark.xfail(strict=True, reason="a reset of the second factor ends no session")
     def test_41_a_second_factor_reset(self, system: System, phone: Phone) -> None:
         """Asked for by somebody who has lost a phone; what is lost is still logged in."""
         system.operate("users.reset_second_factor", username=phone.username)

@@ -99,9 +99,6 @@ class TestLostReply:
         is_error(device.refresh(token, keep=False), 400, "invalid_grant")
         assert generation(stack, device) == (3, "compromised")
 
-    @pytest.mark.xfail(
-        strict=True, reason="a nonce of the second of the last refresh counts as new"
-    )
     def test_04_the_same_request_twice_in_one_second(self, system: System, phone: Phone) -> None:
         """Byte for byte, by a proxy that tries again, while the app is already a refresh further."""
         token = phone.tokens["refresh_token"]

@@ -92,7 +92,8 @@ def test_bearer_session(generation: int, outcome: Outcome) -> None:
     [
         (None, Outcome.STALE),
         (ROW.rotated_at - 1, Outcome.STALE),
-        (ROW.rotated_at, Outcome.REUSED),
+        (ROW.rotated_at, Outcome.STALE),
+        (ROW.rotated_at + 1, Outcome.REUSED),
         (NOW, Outcome.REUSED),
     ],
 )
@@ -220,7 +221,7 @@ def test_whole_space() -> None:
             idle_expires_at=idle,
             absolute_expires_at=absolute,
             last_request=mine,
-            rotated_at=NOW,
+            rotated_at=NOW - 1,
         )
         presented = replace(
             PRESENTED,

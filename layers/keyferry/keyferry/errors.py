@@ -46,6 +46,7 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         "payload_too_large": ErrorKind(413, "The request body is larger than 16 KiB."),
         "unsupported_media_type": ErrorKind(415, "The request body's media type is not accepted."),
         "mfa_required": ErrorKind(403, "A second factor is needed."),
+        "invalid_code": ErrorKind(400, "The code is wrong, or was used before."),
         "already_enrolled": ErrorKind(409, "A second factor is in force; remove it first."),
         "too_many_attempts": ErrorKind(429, "Too many attempts; wait for the time in Retry-After."),
         "server_error": ErrorKind(500, "Something failed here; it is safe to try again."),

@@ -205,8 +205,8 @@ class Operator:
             "users.disable": lambda a, i: self.disable_user(NamedUser.model_validate(a), i),
             "users.enable": lambda a, _: self.enable_user(NamedUser.model_validate(a)),
             "users.set_password": lambda a, i: self.set_password(SetPassword.model_validate(a), i),
-            "users.reset_second_factor": lambda a, _: self.reset_second_factor(
-                NamedUser.model_validate(a)
+            "users.reset_second_factor": lambda a, i: self.reset_second_factor(
+                NamedUser.model_validate(a), i
             ),
             "users.link": lambda a, _: self.link_identity(LinkIdentity.model_validate(a)),
             "providers.put": lambda a, _: self.put_provider(PutProvider.model_validate(a)),
@@ -259,13 +259,15 @@ class Operator:
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "revoked": ended}
 
-    def reset_second_factor(self, request: NamedUser) -> dict[str, Any]:
-        """For somebody who has lost the phone and the recovery codes."""
+    def reset_second_factor(self, request: NamedUser, request_id: str) -> dict[str, Any]:
+        """For somebody who has lost the phone and the recovery codes; that phone's session, and
+        every other one, ends with it."""
         sub = self._sub(request.username)
         second_factor.remove(
             self.users.client, self.users.credentials_table, self.users.users_table, sub
         )
-        return {"sub": sub, "second_factor": False}
+        ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
+        return {"sub": sub, "second_factor": False, "revoked": ended}
 
     def link_identity(self, request: LinkIdentity) -> dict[str, Any]:
         """Let an identity of a provider open a user that exists."""

@@ -116,7 +116,7 @@ def decide(row: Session | None, presented: Presented, now: int) -> Outcome:
         # Only a nonce issued since the last rotation shows, by our clock and nobody else's, that
         # the proof was made since. Without one this may be a request of the owner's own that comes
         # late, or a recording of it, and must end nothing. Who holds the key can answer with one.
-        fresh = presented.made_after is not None and presented.made_after >= row.rotated_at
+        fresh = presented.made_after is not None and presented.made_after > row.rotated_at
         return Outcome.REUSED if fresh or not row.jkt else Outcome.STALE
     return _parent(row, presented, now)
 

@@ -87,7 +87,7 @@ class TotpEnrolment:
         step = self.factors.matching_step(enrolment, code, self.now())
         recovery = totp.new_recovery_codes(self.random)
         if step is None or not self.factors.confirm(enrolment, step=step, recovery=recovery):
-            raise RequestRefused("invalid_grant", "totp: code", description="The code is wrong.")
+            raise RequestRefused("invalid_code", "totp: code")
         logger.info("second factor", extra={"outcome": "confirmed", "sub": user.sub})
         count(Metric.SECOND_FACTOR_ENROLLED)
         return of_json({"recovery_codes": recovery})
@@ -105,7 +105,7 @@ class TotpEnrolment:
         )
         if not self.factors.use(user.sub, code, now=self.now()):
             self.guesses.failed(attempt)
-            raise RequestRefused("invalid_grant", "totp: code", description="The code is wrong.")
+            raise RequestRefused("invalid_code", "totp: code")
         self.factors.remove(user.sub)
         logger.info("second factor", extra={"outcome": "removed", "sub": user.sub})
         return Response(204, content_type=None)

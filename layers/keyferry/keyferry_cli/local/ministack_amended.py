@@ -8,6 +8,8 @@ Each amendment wraps one function of the locked version; a version without that 
 - Gateway responses: ministack serves them, but does not take them from an OpenAPI body, which is where SAM puts them.
 - KMS offers the encryption context to IAM conditions (`kms:EncryptionContext:<key>`, `kms:EncryptionContextKeys`).
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
+- DynamoDB offers the partition key of a request to IAM conditions (`dynamodb:LeadingKeys`); without it such a condition
+  is taken for met.
 - A layer is unpacked once and shared, as on Lambda. ministack unpacks every layer again for every worker, so that fifty
   simultaneous requests to a cold function would write gigabytes and wait for a minute.
 - Workers step back behind the emulator. On AWS, fifty functions that start at once do not take the processor away from
@@ -113,6 +115,27 @@ def with_encryption_context(
     return keys
 
 
+def with_leading_keys(
+    condition_keys: Callable[..., dict[str, Any]],
+) -> Callable[..., dict[str, Any]]:
+    """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/specifying-conditions.html"""
+
+    def keys(service: str, action: str, body: bytes, parameters: dict[str, Any]) -> dict[str, Any]:
+        found = condition_keys(service, action, body, parameters)
+        if service == "dynamodb":
+            # Requests on one row only: of others AWS checks each row against the policy by itself,
+            # and ministack the whole request at once. The partition keys of all tables of the
+            # template are called id or sub.
+            request = json.loads(body or b"{}")
+            row = request.get("Key") or request.get("Item") or {}
+            key = row.get("id") or row.get("sub")
+            if key:
+                found["dynamodb:LeadingKeys"] = list(key.values())
+        return found
+
+    return keys
+
+
 def with_shared_layers(resolve_layer: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
     """Answer with a layer that only points at the folder where the real one is unpacked.
 
@@ -172,6 +195,7 @@ def main() -> None:
         with_method_throttles,
     )
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
+    amend("ministack.core.iam_actions", "request_tag_context", with_leading_keys)
     amend("ministack.services.lambda_svc", "_resolve_layer_zip", with_shared_layers)
     amend("ministack.core.lambda_runtime", "_detect_runtime_binary", with_lower_priority)
     importlib.import_module("ministack.app").main()
