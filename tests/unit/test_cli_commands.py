@@ -73,7 +73,7 @@ def client_error(operation: str, code: str, message: str = "") -> aws.ClientErro
 
 
 USER = {"sub": "s-1", "username": "ana", "roles": ["analyst"], "status": "active"}
-POLICY = {"roles": ["analyst"], "platforms": ["ios"]}
+POLICY = {"roles": ["analyst"], "platforms": ["ios"], "second_factor": False}
 STORED = {"name": "gemini", "version": 2, "policy": POLICY, "cache_seconds": 300}
 
 
@@ -113,6 +113,30 @@ def test_users_are_disabled_and_enabled(command: str, says: str) -> None:
     assert json.loads(shown) == fake.result
 
 
+def test_users_link() -> None:
+    arguments = {"username": "ana", "provider": "google", "subject": "118-ana"}
+    fake = FakeAws({"sub": "s-1", "provider": "google", "subject": "118-ana"})
+    options = ("--provider", "google", "--subject", "118-ana")
+    result = run(fake, "users", "link", "ana", *options)
+    assert result.stdout == "118-ana at google now logs in as ana.\n"
+    assert fake.events == [{"command": "users.link", "arguments": arguments}]
+    assert run(fake, "users", "link", "ana", *options[:2]).exit_code == 2
+
+
+def test_users_reset_second_factor_asks_first_and_says_that_sessions_end() -> None:
+    fake = FakeAws({"sub": "s-1", "second_factor": False, "revoked": 2})
+    for answer in ("n\n", "", "\n"):
+        refused = run(fake, "users", "reset-second-factor", "ana", stdin=answer)
+        assert refused.exit_code == 1
+        assert "ends all sessions" in refused.stderr
+    assert fake.events == []
+    confirmed = run(fake, "users", "reset-second-factor", "ana", stdin="y\n")
+    assert confirmed.stdout.endswith("Reset the second factor of ana; ended 2 session(s).\n")
+    assert run(fake, "users", "reset-second-factor", "ana", "--yes").exit_code == 0
+    event = {"command": "users.reset_second_factor", "arguments": {"username": "ana"}}
+    assert fake.events == [event] * 2
+
+
 def test_keys_put_sends_value_and_policy(tmp_path: Path) -> None:
     value = tmp_path / "value"
     value.write_text(SECRET)
@@ -136,6 +160,21 @@ def test_key_without_policy_is_stored_and_warned_about() -> None:
     assert "no device receives it" in result.stderr
 
 
+def test_keys_put_asks_for_a_second_factor() -> None:
+    fake = FakeAws(STORED)
+    options = ("--role", "analyst", "--platform", "ios", "--second-factor")
+    assert run(fake, "keys", "put", "gemini", *options, stdin=SECRET).exit_code == 0
+    assert fake.events[0]["arguments"]["policy"] == POLICY | {"second_factor": True}
+
+
+def test_second_factor_without_the_rest_of_a_policy_is_wrong_usage() -> None:
+    fake = FakeAws(STORED)
+    result = run(fake, "keys", "put", "gemini", "--second-factor", stdin=SECRET)
+    assert result.exit_code == 2
+    assert "together" in result.stderr
+    assert fake.events == []
+
+
 @pytest.mark.parametrize("option", ["--role", "--platform"])
 def test_half_a_policy_is_wrong_usage(option: str) -> None:
     fake = FakeAws(STORED)
@@ -147,13 +186,16 @@ def test_half_a_policy_is_wrong_usage(option: str) -> None:
 
 def test_keys_list_shows_who_may_have_what() -> None:
     row = STORED | {"previous": None, "updated_at": 1_795_334_400}
-    fake = FakeAws({"keys": [row, row | {"name": "[red]maps", "policy": None, "previous": 1}]})
+    strict = row | {"name": "vault", "policy": POLICY | {"second_factor": True}}
+    open_to_nobody = row | {"name": "[red]maps", "policy": None, "previous": 1}
+    fake = FakeAws({"keys": [row, open_to_nobody, strict]})
     result = run(fake, "keys", "list", COLUMNS="120")
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
     shown = " ".join(lines[2])
-    assert shown == "gemini 2 - analyst ios 300 s 2026-11-22 08:00"
-    assert lines[3][:4] == ["[red]maps", "2", "1", "nobody"]
+    assert shown == "gemini 2 - analyst ios 1 300 s 2026-11-22 08:00"
+    assert lines[3][:6] == ["[red]maps", "2", "1", "nobody", "-", "-"]
+    assert lines[4][:6] == ["vault", "2", "-", "analyst", "ios", "2"]
 
 
 def test_keys_list_of_an_empty_vault() -> None:

@@ -1,4 +1,4 @@
-"""The `keyferry` command: users, keys, sessions and the keyring of a deployed stack."""
+"""The `keyferry` command: users, providers, keys, sessions and the keyring of a deployed stack."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import typer
 
 from keyferry_cli.keyring import keyring
 from keyferry_cli.keys import keys
+from keyferry_cli.providers import providers
 from keyferry_cli.sessions import sessions
 from keyferry_cli.users import users
 
 app = typer.Typer(
     name="keyferry",
-    help="Operate a Keyferry stack: users, keys, sessions, keyring. Exit status: 0 done, 1 refused"
-    " or failed, 2 wrong usage.",
+    help="Operate a Keyferry stack: users, providers, keys, sessions, keyring. Exit status: 0 done,"
+    " 1 refused or failed, 2 wrong usage.",
     no_args_is_help=True,
     # A traceback could show the value of a secret.
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 app.add_typer(users, name="users")
+app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 app.add_typer(keyring, name="keyring")

@@ -39,6 +39,10 @@ def put_key(
         list[str] | None,
         typer.Option(help="Platforms that may have it: ios, android, '*'; may be repeated."),
     ] = None,
+    second_factor: Annotated[
+        bool,
+        typer.Option("--second-factor", help="Only for sessions that began with a second factor."),
+    ] = False,
     cache_seconds: Annotated[
         int | None,
         typer.Option(min=0, help="How long a device may keep it; else as before, or 300."),
@@ -54,13 +58,18 @@ def put_key(
     """Store a new version of a key. The value comes from a file, standard input, or a prompt.
 
     Without --role and --platform the key keeps the policy that it has; a new one has none, and
-    without a policy no device receives it.
+    without a policy no device receives it. A policy is given as a whole: with them and without
+    --second-factor, none is asked for any more.
     """
     if bool(role) != bool(platform):
         # Guessing the missing half would widen access; leaving it empty would close it silently.
         raise typer.BadParameter("give --role and --platform together, '*' for any")
+    if second_factor and not role:
+        raise typer.BadParameter("give --second-factor together with --role and --platform")
     value = read_secret("value", value_file)
-    policy = {"roles": role, "platforms": platform} if role and platform else None
+    policy: dict[str, Any] | None = None
+    if role and platform:
+        policy = {"roles": role, "platforms": platform, "second_factor": second_factor}
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate(
             "keys.put", name=name, value=value, policy=policy, cache_seconds=cache_seconds
@@ -88,16 +97,23 @@ def list_keys(
 
 
 def _key_table(entries: list[dict[str, Any]]) -> Table:
-    names = ("name", "version", "previous", "roles", "platforms", "cache", "updated, UTC")
+    names = (
+        *("name", "version", "previous", "roles", "platforms", "factors"),
+        *("cache", "updated, UTC"),
+    )
     shown = table(*(Column(name, no_wrap=name != "roles") for name in names))
     for entry in entries:
         policy = entry["policy"]
         access = [", ".join(policy[part]) for part in ("roles", "platforms")] if policy else []
+        factors = "-"
+        if policy:
+            factors = "2" if policy["second_factor"] else "1"
         cells = (
             entry["name"],
             entry["version"],
             entry["previous"] if entry["previous"] is not None else "-",
             *(access or ("nobody", "-")),
+            factors,
             f"{entry['cache_seconds']} s",
             utc(entry["updated_at"]),
         )

@@ -14,6 +14,7 @@ from keyferry_cli.command_line import (
     Profile,
     Region,
     Stack,
+    Yes,
     functions_of,
 )
 from keyferry_cli.secret_input import read_secret
@@ -101,3 +102,53 @@ def enable_user(
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate("users.enable", username=username)
         Output(as_json).result(result, f"Enabled {username}.")
+
+
+@users.command("link")
+def link_identity(
+    context: typer.Context,
+    username: Username,
+    provider: Annotated[str, typer.Option(help="Name of a provider; see `providers list`.")],
+    subject: Annotated[
+        str, typer.Option("--subject", help="The user's `sub` at that provider; not an address.")
+    ],
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let whoever signs in as SUBJECT at a provider log in as this user."""
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate(
+            "users.link", username=username, provider=provider, subject=subject
+        )
+        Output(as_json).result(
+            result, f"{result['subject']} at {result['provider']} now logs in as {username}."
+        )
+
+
+@users.command("reset-second-factor")
+def reset_second_factor(
+    context: typer.Context,
+    username: Username,
+    yes: Yes = False,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a user's second factor away, for a lost phone without recovery codes, and end the user's
+    sessions. From then on the first factor alone logs in, until the user sets up another one.
+    """
+    if not yes:
+        question = (
+            f"Reset the second factor of {username} in {stack}? This ends all sessions of the user,"
+            " and the password or the provider alone then opens the account"
+        )
+        typer.confirm(question, abort=True, err=True)
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate("users.reset_second_factor", username=username)
+        Output(as_json).result(
+            result,
+            f"Reset the second factor of {username}; ended {result['revoked']} session(s).",
+        )
