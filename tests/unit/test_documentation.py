@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,19 +11,27 @@ from typing import Any
 
 import pytest
 
+from keyferry.attestation.app_check import DECISIONS, HEADER, Mode, Result
 from keyferry.authorizer.replay import KEPT_SECONDS
 from keyferry.config import DAY
 from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS
+from keyferry.edge.response import of_refusal
 from keyferry.edge.telemetry import NAMESPACE, Metric, failure, logger
-from keyferry.errors import RequestRefused
+from keyferry.errors import ERRORS, RequestRefused
+from keyferry.federation import cache
+from keyferry.federation.providers import DEFAULT_MAX_AGE
 from keyferry.keyring import discovery, unwrapped
 from keyferry.keyring.lifecycle import schedules
 from keyferry.keyring.model import Purpose
+from keyferry.login import auth_session
+from keyferry.login.request import LoginRequest
 from keyferry.sessions import refresh
 from keyferry.sessions.rotation import GRANTED, Outcome
 from keyferry.sessions.store import Rotation
 from keyferry.tokens.refresh import RefreshToken
+from keyferry.users import guessing, totp
+from keyferry.users.guessing import Limit
 from keyferry_cli.command_line import DEFAULT_STACK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +117,108 @@ def fields(call: ast.Call) -> set[str]:
         return {ast.literal_eval(key) for key in extra.keys if key is not None}
     assert ast.unparse(extra) == "failure(error)"
     return set(failure(ValueError()))
+
+
+# ── protocol.md ──────────────────────────────────────────────────────────
+
+
+def test_every_error_is_described_with_every_status_that_it_comes_with() -> None:
+    described = {
+        (row["error"], int(status))
+        for row in table(page("protocol.md"), "status")
+        for status in re.findall(r"\d{3}", row["status"])
+    }
+    answered = {
+        (code, of_refusal(RequestRefused(code, ""), request_id="", protected=protected).status)
+        for code in ERRORS
+        for protected in (False, True)
+    }
+    gateway = re.findall(
+        r'StatusCode: "(\d{3})"(?:(?!StatusCode).)*?"error":"(\w+)"', template(), re.DOTALL
+    )
+    assert len(gateway) == 6
+    assert described == answered | {(code, int(status)) for status, code in gateway}
+
+
+def test_every_error_has_one_line() -> None:
+    described = [row["error"] for row in table(page("protocol.md"), "status")]
+    assert sorted(described) == sorted(ERRORS)
+
+
+def test_what_login_may_answer_is_described_with_its_status() -> None:
+    for row in table(page("protocol.md"), "answer | the app"):
+        status, code = row["answer"].split()
+        assert ERRORS[code].status == int(status)
+
+
+def test_the_bodies_of_a_login_are_accepted() -> None:
+    login = page("protocol.md").split("\n## Login\n")[1].split("Success is 200")[0]
+    bodies = [json.loads(body) for body in re.findall(r"```json\n(.*?)```", login, re.DOTALL)]
+    ways = [LoginRequest.model_validate(body) for body in bodies]
+    assert [(way.username, way.otp, way.provider) for way in ways] == [
+        ("ana", None, None),
+        (None, "492039", None),
+        (None, None, "google"),
+    ]
+
+
+def test_numbers_of_the_protocol() -> None:
+    protocol = re.sub(r"\s+", " ", page("protocol.md"))
+    assert f"at most {LIFETIME_SECONDS} s old" in protocol
+    assert f"`iat` may be off by {IAT_LEEWAY_SECONDS} s" in protocol
+    assert f"good for {auth_session.LIFETIME_SECONDS} seconds, for the same client" in protocol
+    assert f"{totp.DIGITS} digits, {totp.STEP_SECONDS} seconds" in protocol
+    assert totp.RECOVERY_CODES == 10
+    assert "these ten are shown this once" in protocol
+    assert totp.SKEW_STEPS == 1
+    assert "one step early or late" in protocol
+    assert DEFAULT_MAX_AGE == 10 * 60
+    assert "10 minutes at most unless configured otherwise" in protocol
+    assert HEADER in protocol.lower()
+
+
+# ── login.md ─────────────────────────────────────────────────────────────
+
+
+def test_the_limits_on_guessing() -> None:
+    described = {
+        row["counter"]: Limit(
+            free=int(row["free failures"]),
+            first_wait=seconds(row["first wait"]),
+            longest_wait=seconds(row["longest wait"]),
+            forget=seconds(row["forgotten after"]),
+        )
+        for row in table(page("login.md"), "counter")
+    }
+    assert described == {
+        "account": guessing.ACCOUNT,
+        "device": guessing.DEVICE,
+        "network": guessing.NETWORK,
+    }
+    known = f"in the last {guessing.KNOWN_DEVICE_SECONDS // DAY} days"
+    assert known in re.sub(r"\s+", " ", page("login.md"))
+
+
+def seconds(text: str) -> int:
+    """Of ``2 s``, ``15 min``, ``24 h``."""
+    number, unit = text.split()
+    return int(number) * {"s": 1, "min": 60, "h": 3_600}[unit]
+
+
+def test_what_becomes_of_an_app_check_token() -> None:
+    rows = table(page("login.md"), "token | off")
+    described = {
+        Mode(mode): {Result(row["token"]): row[mode] for row in rows}
+        for mode in rows[0]
+        if mode != "token"
+    }
+    assert described == DECISIONS
+
+
+def test_numbers_of_login() -> None:
+    login = re.sub(r"\s+", " ", page("login.md"))
+    assert f"(`--max-age`, {DEFAULT_MAX_AGE} seconds)" in login
+    assert f"in force everywhere within {cache.MAX_AGE_SECONDS} seconds" in login
 
 
 # ── keyring.md, authorizer.md ────────────────────────────────────────────
