@@ -110,6 +110,7 @@ RIGHTS: dict[str, set[str]] = {
         "CredentialsTable DeleteItem",
         "GuessesTable BatchGetItem",
         "GuessesTable UpdateItem",
+        "GuessesTable DeleteItem",
         "KeyringTable GetItem",
         "KeyringKey Decrypt",
         "KeyringKey Encrypt",

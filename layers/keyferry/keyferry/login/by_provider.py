@@ -17,7 +17,7 @@ from keyferry.jose import base64url
 from keyferry.login.proof import FEDERATED, MFA, OTP, Origin, Proved, refused
 from keyferry.login.request import LoginRequest
 from keyferry.tokens.refresh import ID_BYTES
-from keyferry.users.guessing import GuessStore
+from keyferry.users.guessing import Attempt, GuessStore
 from keyferry.users.model import User, UserStatus
 from keyferry.users.second_factor import SecondFactors, enrolment_key
 from keyferry.users.store import UserStore
@@ -49,11 +49,16 @@ class ProviderLogin:
         user = self.users.user(credential.sub)
         if user is None or user.status is not UserStatus.ACTIVE:
             raise refused("federated user disabled or deleted")
-        amr: tuple[str, ...] = (FEDERATED,)
-        if user.second_factor:
-            self._second_factor(body.otp, user, origin)
-            amr = (FEDERATED, OTP, MFA)
-        return Proved(user=user, amr=amr, still_so=self.federated.still_linked(credential))
+        still_so = self.federated.still_linked(credential)
+        if not user.second_factor:
+            return Proved(user=user, amr=(FEDERATED,), still_so=still_so)
+        attempt = self._second_factor(body.otp, user, origin)
+        return Proved(
+            user=user,
+            amr=(FEDERATED, OTP, MFA),
+            still_so=still_so,
+            also=self.guesses.forgive(attempt, jkt=origin.jkt),
+        )
 
     def _credential(self, provider: Provider, identity: Identity) -> FederatedCredential:
         credential = self.federated.credential(identity)
@@ -73,7 +78,7 @@ class ProviderLogin:
             raise refused("identity unlinked meanwhile")
         return found
 
-    def _second_factor(self, otp: str | None, user: User, origin: Origin) -> None:
+    def _second_factor(self, otp: str | None, user: User, origin: Origin) -> Attempt:
         if otp is None:
             count(Metric.SECOND_FACTOR_REQUIRED)
             raise RequestRefused("mfa_required", "federated login")
@@ -88,3 +93,4 @@ class ProviderLogin:
         if not self.factors.use(user.sub, otp, now=self.now()):
             self.guesses.failed(attempt)
             raise refused("code wrong or used")
+        return attempt

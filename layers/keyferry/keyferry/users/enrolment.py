@@ -106,7 +106,7 @@ class TotpEnrolment:
         if not self.factors.use(user.sub, code, now=self.now()):
             self.guesses.failed(attempt)
             raise RequestRefused("invalid_code", "totp: code")
-        self.factors.remove(user.sub)
+        self.factors.remove(user.sub, also=self.guesses.forgive(attempt, jkt=""))
         logger.info("second factor", extra={"outcome": "removed", "sub": user.sub})
         return Response(204, content_type=None)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.aws import calling, write_all, write_if
@@ -95,8 +96,9 @@ class SecondFactors:
         }
         return not write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
 
-    def remove(self, sub: str) -> None:
-        remove(self.client, self.credentials_table, self.users_table, sub)
+    def remove(self, sub: str, *, also: Mapping[str, TransactWriteItemTypeDef]) -> None:
+        """As the function `remove`, together with other writes."""
+        remove(self.client, self.credentials_table, self.users_table, sub, also=also)
 
     def read(self, sub: str) -> Enrolment | None:
         with calling("dynamodb:GetItem totp"):
@@ -167,12 +169,20 @@ class SecondFactors:
         }
 
 
-def remove(client: DynamoDBClient, credentials_table: str, users_table: str, sub: str) -> None:
+def remove(
+    client: DynamoDBClient,
+    credentials_table: str,
+    users_table: str,
+    sub: str,
+    *,
+    also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({}),
+) -> None:
     """Take a user's second factor out of force; nothing happens when there is none. Needs no right
     to unseal one."""
     writes: dict[str, TransactWriteItemTypeDef] = {
         "enrolment": {"Delete": {"TableName": credentials_table, "Key": enrolment_key(sub)}},
         "user": _in_force(users_table, sub, in_force=False),
+        **also,
     }
     write_all(client, "dynamodb:TransactWriteItems totp", writes)
 
