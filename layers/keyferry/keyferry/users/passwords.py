@@ -1,4 +1,7 @@
-"""Passwords: Argon2id (RFC 9106) in PHC strings, at the parameters that OWASP recommends."""
+"""Passwords: Argon2id (RFC 9106) in PHC strings, at the parameters that OWASP recommends.
+
+How a hash is checked, those of other systems too, is in `keyferry.users.stored_hashes`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import unicodedata
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from keyferry.users import stored_hashes
 
 MAX_PASSWORD_BYTES: Final = 1024
 """After normalisation, in UTF-8. There is no lower surprise: nothing is cut off."""
@@ -49,13 +53,15 @@ def hash_password(password: bytes, *, random: Callable[[int], bytes]) -> str:
 
 
 def verify_password(password: bytes, phc: str | None) -> bool:
-    """Whether ``phc`` is the hash of ``password``. None, for no such user, costs as much work."""
+    """Whether ``phc`` is the hash of ``password``. None, for no such user, costs as much work as a
+    hash at today's parameters, and so does one that can not be checked."""
     try:
-        Argon2id.verify_phc_encoded(password, phc if phc is not None else _NOBODY)
-    except InvalidKey:
-        return False
-    return phc is not None
+        stored = stored_hashes.parse(phc if phc is not None else _NOBODY)
+    except ValueError:
+        stored, phc = stored_hashes.parse(_NOBODY), None
+    return stored.matches(password) and phc is not None
 
 
 def needs_rehash(phc: str) -> bool:
+    """Whether a hash is not what `hash_password` makes today."""
     return not phc.startswith(_CURRENT)
