@@ -1,0 +1,301 @@
+"""Who fails to log in learns nothing from how long that took.
+
+In one process, with the database and KMS answered by a stub, so that what is compared is the work
+that the login function does: CPU time of its thread, which waiting and other processes are not in.
+Argon2id runs at a hundredth of its real cost here. That makes the test stricter and not laxer: the
+real one takes some fifty times as long as all the rest, and would hide a difference in that.
+
+**Statistics.** In every turn each kind of caller fails once, in shuffled order, and each is compared
+with the unknown user of its own turn; so a machine that grows slower half way moves both. The
+interval for the median of these differences comes from the order statistics (the sign test, turned
+round): it supposes nothing about how times are distributed. Kinds count as alike when the interval
+lies within 5 % on either side of nothing. While it does not, 1,000 more turns are taken, up to four
+times in all. With `Z` = 3.3 a look is wrong on the side that matters once in 2,000 times, so a
+difference of 5 % or more is found with a confidence of 99.8 %. A planted one is, below.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+from types import MappingProxyType
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from keyferry import aws, clock
+from keyferry.edge.endpoint import Handler, Route, endpoint
+from keyferry.jose.rfc7517_jwk import EcJwk
+from keyferry.login.login import Login
+from keyferry.sessions.grant import Grants
+from keyferry.users import passwords
+from keyferry.users.model import User, UserStatus
+from keyferry.users.store import credential_key, user_to_item
+
+TURNS = 1_000
+LOOKS = 4
+DIFFERENCE = 0.05
+Z = 3.3
+ARGON2_KIB, ARGON2_ITERATIONS = 64, 6
+
+NOW = 1_790_000_000
+ISSUER = "https://api.example.com/prod"
+RIGHT, WRONG = "right-password-1", "wrong-password-1"
+KINDS = {
+    "unknown user": ("nobody", WRONG),
+    "wrong password": ("active", WRONG),
+    "disabled user, right password": ("locked", RIGHT),
+    "disabled user, wrong password": ("locked", WRONG),
+    "federated user, who has no password": ("google", WRONG),
+    "user with a second factor, wrong password": ("secure", WRONG),
+}
+BASELINE = "unknown user"
+
+
+def cheap_hash(password: str) -> str:
+    return Argon2id(
+        salt=b"0123456789abcdef",
+        length=32,
+        iterations=ARGON2_ITERATIONS,
+        lanes=1,
+        memory_cost=ARGON2_KIB,
+    ).derive_phc_encoded(password.encode())
+
+
+def rows() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Password credentials and users, by their keys."""
+    users = {
+        name: User(f"sub-of-{name}", name, UserStatus.ACTIVE, ("user", "analyst"), 1, ("s1", "s2"))
+        for name in ("active", "locked", "google", "secure")
+    }
+    users["locked"] = replace(users["locked"], status=UserStatus.DISABLED)
+    users["secure"] = replace(users["secure"], second_factor=True)
+    credentials = {
+        f"password#{name}": {
+            **credential_key(name),
+            "sub": {"S": user.sub},
+            "phc": {"S": cheap_hash(RIGHT)},
+        }
+        for name, user in users.items()
+        if name != "google"
+    }
+    return credentials, {user.sub: user_to_item(user) for user in users.values()}
+
+
+class DynamoDb:
+    """Answers with the rows above; nobody has ever guessed."""
+
+    def __init__(self) -> None:
+        self.credentials, self.users = rows()
+
+    def batch_get_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
+        found: dict[str, list[Any]] = {}
+        for table, request in RequestItems.items():
+            keys = [key["id"]["S"] for key in request["Keys"]]
+            found[table] = [self.credentials[key] for key in keys if key in self.credentials]
+        return {"Responses": found}
+
+    def get_item(self, *, Key: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: N803
+        row = self.users.get(Key["sub"]["S"])
+        return {"Item": row} if row else {}
+
+    def update_item(self, **_: Any) -> dict[str, Any]:
+        return {}
+
+
+class Keyring:
+    issuer = ISSUER
+    clients = MappingProxyType({"key-id": "ios"})
+
+    def refresh(self) -> None: ...
+
+    def dpop_nonce(self) -> str:
+        return "nonce"
+
+    def dpop_nonce_time(self, presented: str) -> None: ...
+
+    def signing_key(self) -> None: ...
+
+    def current_refresh_kid(self) -> str:
+        return "kid"
+
+    def refresh_mac_key(self, kid: str) -> bytes:
+        return b"m" * 32
+
+
+@dataclass
+class Context:
+    aws_request_id: str = "invocation"
+    function_name: str = "login"
+    memory_limit_in_mb: int = 1769
+    invoked_function_arn: str = "arn:aws:lambda:eu-central-1:123456789012:function:login"
+
+
+class Environment(dict[str, str]):
+    """Whatever a function reads there: here it is one."""
+
+    def __missing__(self, _: str) -> str:
+        return "1"
+
+
+def event(username: str, password: str) -> dict[str, Any]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = EcJwk.from_key(key.public_key()).members()
+    proof = jwt.encode(
+        {"jti": "j", "htm": "POST", "htu": f"{ISSUER}/v1/login", "iat": NOW},
+        key,
+        algorithm="ES256",
+        headers={"typ": "dpop+jwt", "jwk": public},
+    )
+    device = {
+        "name": "Phone",
+        "platform": "ios",
+        "app_version": "1.0",
+        "encryption_key": public,
+    }
+    body = {"username": username, "password": password, "device": device}
+    return {
+        "httpMethod": "POST",
+        "resource": "/v1/login",
+        "headers": {"Content-Type": "application/json", "DPoP": proof},
+        "body": json.dumps(body),
+        "requestContext": {
+            "requestId": "request",
+            "identity": {"apiKeyId": "key-id", "sourceIp": "192.0.2.1"},
+        },
+    }
+
+
+EVENTS = {kind: event(*typed) for kind, typed in KINDS.items()}
+
+
+@pytest.fixture
+def handler(monkeypatch: pytest.MonkeyPatch) -> Handler:
+    stub = DynamoDb()
+    monkeypatch.setattr(aws, "dynamodb", lambda: stub)
+    monkeypatch.setattr(aws, "kms", lambda: None)
+    # All the passwords at one cost, today's or not: whoever is unknown pays what the others pay.
+    monkeypatch.setattr(passwords, "_NOBODY", cheap_hash("nobody's"))
+    keyring: Any = Keyring()
+    login = Login.from_environ(Environment(KEYFERRY_APP_CHECK="off"))
+    grants = Grants(keyring, login.policy, lambda: NOW, clock.random)
+    by_password = replace(login.by_password, keyring=keyring, now=lambda: NOW)
+    login = replace(login, keyring=keyring, grants=grants, by_password=by_password, now=lambda: NOW)
+    return endpoint({("POST", "/v1/login"): Route(login)}, keyring=keyring)
+
+
+def fail(handler: Handler, kind: str) -> dict[str, Any]:
+    context: Any = Context()
+    answer = handler(EVENTS[kind], context)
+    assert answer["statusCode"] == 400
+    return answer
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+Samples = dict[str, list[int]]
+
+
+def take(attempts: Mapping[str, Callable[[], object]], samples: Samples) -> None:
+    """Some more turns; CPU times in nanoseconds."""
+    order = list(attempts)
+    with undisturbed():
+        for _ in range(TURNS):
+            random.shuffle(order)
+            for kind in order:
+                started = time.thread_time_ns()
+                attempts[kind]()
+                samples[kind].append(time.thread_time_ns() - started)
+
+
+def difference(samples: Samples, kind: str) -> tuple[float, float]:
+    """The interval for the median difference from the baseline, as shares of its median."""
+    baseline = samples[BASELINE]
+    differences = sorted(
+        ours - theirs for ours, theirs in zip(samples[kind], baseline, strict=True)
+    )
+    n = len(differences)
+    half = Z * n**0.5 / 2
+    low, high = int(n / 2 - half), int(n / 2 + half)
+    return differences[low] / median(baseline), differences[high] / median(baseline)
+
+
+def is_alike(interval: tuple[float, float]) -> bool:
+    return interval[0] > -DIFFERENCE and interval[1] < DIFFERENCE
+
+
+def compare(attempts: Mapping[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+    """The interval of each kind, of as many turns as it took to tell that all are alike."""
+    samples: Samples = {kind: [] for kind in attempts}
+    intervals: dict[str, tuple[float, float]] = {}
+    for _ in range(LOOKS):
+        take(attempts, samples)
+        intervals = {kind: difference(samples, kind) for kind in attempts if kind != BASELINE}
+        if all(map(is_alike, intervals.values())):
+            break
+    return intervals
+
+
+def attempts_of(handler: Handler, kinds: Iterator[str] | list[str]) -> dict[str, Any]:
+    return {kind: lambda kind=kind: fail(handler, kind) for kind in kinds}
+
+
+def test_answers_are_alike_byte_for_byte(handler: Handler) -> None:
+    answers = {json.dumps(fail(handler, kind), sort_keys=True) for kind in KINDS}
+    assert len(answers) == 1
+    assert json.loads(json.loads(answers.pop())["body"])["error"] == "invalid_grant"
+
+
+def test_no_failure_takes_longer_than_another(
+    handler: Handler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    intervals = compare(attempts_of(handler, list(KINDS)))
+    capsys.readouterr()  # thousands of log lines
+    for kind, (low, high) in intervals.items():
+        print(f"{kind}: {low:+.2%} … {high:+.2%}")  # noqa: T201
+    assert {kind: each for kind, each in intervals.items() if not is_alike(each)} == {}
+
+
+@pytest.mark.parametrize("share", [DIFFERENCE, -DIFFERENCE])
+def test_a_difference_of_five_per_cent_would_be_found(
+    handler: Handler, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    """Of two that are the same, one is made to work 5 % longer."""
+    samples: Samples = {BASELINE: []}
+    take(attempts_of(handler, [BASELINE]), samples)
+    extra = int(median(samples[BASELINE]) * DIFFERENCE)
+
+    def longer() -> None:
+        fail(handler, BASELINE)
+        until = time.thread_time_ns() + extra
+        while time.thread_time_ns() < until:
+            pass
+
+    def plain() -> None:
+        fail(handler, BASELINE)
+
+    planted = (
+        {"planted": longer, BASELINE: plain} if share > 0 else {"planted": plain, BASELINE: longer}
+    )
+    (interval,) = compare(planted).values()
+    capsys.readouterr()
+    print(f"planted: {interval[0]:+.2%} … {interval[1]:+.2%}")  # noqa: T201
+    assert not is_alike(interval)
+    assert interval[0] * interval[1] > 0, "and in which direction"
