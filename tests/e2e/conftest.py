@@ -42,7 +42,11 @@ def bearer_stack() -> Iterator[LocalStack]:
     """Another stack, that admits clients without a device key and whose authorizer reads sessions."""
     from keyferry_cli.local.stack import LocalStack
 
-    parameters = {"RequireDPoP": "false", "AuthorizerChecksSession": "true"}
+    parameters = {
+        "RequireDPoP": "false",
+        "AuthorizerChecksSession": "true",
+        "SelfRegistration": "true",
+    }
     with LocalStack.start(progress=lambda _: None, parameters=parameters) as started:
         yield started
 

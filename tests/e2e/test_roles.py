@@ -18,6 +18,7 @@ ROLES = (
     "DeliverKey",
     "Sessions",
     "Mfa",
+    "Account",
     "Authorizer",
     "Discovery",
     "RotateKeyring",
@@ -98,8 +99,8 @@ def test_who_reads_secrets_at_rest(
         role
         for role in ROLES
         if allowed(as_function(role, "dynamodb").batch_get_item, RequestItems=batch)
-        # Limited to its own rows by a condition that the emulator applies to single rows only.
-        and (role, table) != ("Mfa", "Credentials")
+        # Limited to their own rows by a condition that the emulator applies to single rows only.
+        and (role, table) not in {("Mfa", "Credentials"), ("Account", "Credentials")}
     }
     assert who_may(stack, as_function, "get_item", table, Key=key) | in_batches == readers
 
@@ -115,6 +116,30 @@ def test_who_writes_them(
     name = stack.outputs[f"{table}Table"]
     assert who_may(stack, as_function, "put_item", table, Item=item) == writers
     stack.boto3_client("dynamodb").delete_item(TableName=name, Key=item)
+
+
+@pytest.mark.parametrize(
+    ("operation", "rows"),
+    [
+        ("get_item", {"invitation#x"}),
+        ("delete_item", {"invitation#x"}),
+        ("put_item", {"password#x"}),
+        ("update_item", {"password#x"}),
+    ],
+)
+def test_accounts_are_passwords_and_invitations(
+    stack: LocalStack, as_function: Client, operation: str, rows: set[str]
+) -> None:
+    table = stack.outputs["CredentialsTable"]
+    call = getattr(as_function("Account", "dynamodb"), operation)
+    member = "Item" if operation == "put_item" else "Key"
+    names = ("password#x", "invitation#x", "totp#x", "federated#x", "x")
+    may = {
+        name for name in names if allowed(call, TableName=table, **{member: {"id": {"S": name}}})
+    }
+    for name in names:
+        stack.boto3_client("dynamodb").delete_item(TableName=table, Key={"id": {"S": name}})
+    assert may == rows
 
 
 class TestKeys:
@@ -139,7 +164,10 @@ class TestKeys:
         ("purpose", "unwrappers"),
         [
             ("token-signing", {"Login", "Refresh", "DeliverKey"}),
-            ("dpop-nonce", {"Login", "Refresh", "DeliverKey", "Sessions", "Mfa", "Authorizer"}),
+            (
+                "dpop-nonce",
+                {"Login", "Refresh", "DeliverKey", "Sessions", "Mfa", "Account", "Authorizer"},
+            ),
             ("refresh-mac", {"Login", "Refresh", "Sessions"}),
             ("another", set()),
         ],

@@ -23,6 +23,7 @@ FUNCTIONS = {
     "RefreshFunction": "refresh",
     "DeliverKeyFunction": "deliver_key",
     "SessionsFunction": "sessions",
+    "AccountFunction": "account",
     "AuthorizerFunction": "authorizer",
     "DiscoveryFunction": "discovery",
     "RotateKeyringFunction": "rotate_keyring",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from keyferry.users.stored_hashes import MAX_MEMORY_BYTES
 from keyferry_cli.local.environments import ROOT, environment_program
 
 DEPLOYMENT = "AWS::ApiGateway::Deployment"  # named after the time, because of AlwaysDeploy
@@ -23,6 +24,7 @@ FUNCTIONS = {
     "DeliverKey",
     "Mfa",
     "Sessions",
+    "Account",
     "Authorizer",
     "Discovery",
     "RotateKeyring",
@@ -34,6 +36,9 @@ KEYED_ROUTES = {
     "POST /v1/login",
     "POST /v1/token",
     "POST /v1/revoke",
+    "POST /v1/invitations/redeem",
+    "POST /v1/register",
+    "POST /v1/password",
     "GET /v1/keys",
     "GET /v1/keys/{name}",
     "GET /v1/sessions",
@@ -114,6 +119,25 @@ RIGHTS: dict[str, set[str]] = {
         "KeyringTable GetItem",
         "KeyringKey Decrypt",
         "KeyringKey Encrypt",
+    },
+    "Account": {
+        "CredentialsTable BatchGetItem",
+        "CredentialsTable GetItem",
+        "CredentialsTable PutItem",
+        "CredentialsTable UpdateItem",
+        "CredentialsTable DeleteItem",
+        "GuessesTable BatchGetItem",
+        "GuessesTable UpdateItem",
+        "GuessesTable PutItem",
+        "GuessesTable DeleteItem",
+        "UsersTable GetItem",
+        "UsersTable PutItem",
+        "UsersTable UpdateItem",
+        "SessionsTable Query",
+        "SessionsTable UpdateItem",
+        "SessionsTable ConditionCheckItem",
+        "KeyringTable GetItem",
+        "KeyringKey Decrypt",
     },
     "Authorizer": {
         "ProofsTable PutItem",
@@ -267,6 +291,13 @@ class TestFunctions:
                 "ApplyOn": {"Fn::If": ["IsProd", "PublishedVersions", "None"]}
             }
 
+    def test_an_imported_hash_leaves_a_function_most_of_its_memory(
+        self, resources: Resources
+    ) -> None:
+        for name in ("Login", "Account"):
+            memory = resources[f"{name}Function"]["Properties"]["MemorySize"] * 1024 * 1024
+            assert memory >= 4 * MAX_MEMORY_BYTES, name
+
     def test_there_are_no_others(self, resources: Resources) -> None:
         functions = of_type(resources, "AWS::Lambda::Function")
         assert set(functions) == {f"{name}Function" for name in FUNCTIONS}
@@ -315,6 +346,23 @@ class TestRoles:
         for name in FUNCTIONS:
             assert "ManagedPolicyArns" not in resources[f"{name}Role"]["Properties"]
 
+    def test_accounts_are_kept_out_of_everything_but_passwords_and_invitations(
+        self, resources: Resources
+    ) -> None:
+        rows = {
+            action: set(statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"])
+            for statement in statements(resources["AccountRole"])
+            if statement["Resource"] == {"Fn::GetAtt": ["CredentialsTable", "Arn"]}
+            for action in statement["Action"]
+        }
+        assert rows == {
+            "dynamodb:BatchGetItem": {"password#*"},
+            "dynamodb:PutItem": {"password#*"},
+            "dynamodb:UpdateItem": {"password#*"},
+            "dynamodb:GetItem": {"invitation#*"},
+            "dynamodb:DeleteItem": {"invitation#*"},
+        }
+
 
 class TestKeys:
     @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -353,6 +401,7 @@ class TestKeys:
             ("Refresh", "kms:Decrypt"): KEYRING_PURPOSES,
             ("DeliverKey", "kms:Decrypt"): {"token-signing", "dpop-nonce"},
             ("Sessions", "kms:Decrypt"): {"refresh-mac", "dpop-nonce"},
+            ("Account", "kms:Decrypt"): {"dpop-nonce"},
             ("Authorizer", "kms:Decrypt"): {"dpop-nonce"},
             ("RotateKeyring", "kms:GenerateDataKeyPairWithoutPlaintext"): {"token-signing"},
             ("RotateKeyring", "kms:GenerateDataKeyWithoutPlaintext"): {"refresh-mac", "dpop-nonce"},
@@ -458,7 +507,7 @@ class TestState:
 def test_no_secret_is_a_parameter(template: dict[str, Any]) -> None:
     for name, parameter in template["Parameters"].items():
         assert "NoEcho" not in parameter, name
-        assert not re.search(r"(?i)secret|password|token|private|credential", name)
+        assert not re.search(r"(?i)secret|password(?!Length)|token|private|credential", name)
 
 
 def test_outputs(template: dict[str, Any]) -> None:

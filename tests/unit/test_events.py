@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from keyferry.authorizer.authorize import Authorizer
 from keyferry.edge.request import FORM, JSON, Headers, Request
@@ -18,6 +19,7 @@ from keyferry.keyring.rotate import CustomResourceRequest, KeyringCommand, Keyri
 from keyferry.operator.commands import Invocation, Operator
 from keyferry.sessions.management import RevocationRequest
 from keyferry.sessions.refresh import RefreshRequest
+from keyferry.users.accounts import PasswordRequest, RedeemRequest, RegisterRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = {path.relative_to(ROOT / "events"): path for path in (ROOT / "events").glob("*/*.json")}
@@ -116,7 +118,8 @@ def test_the_functions_of_the_api_can_read_theirs(path: Path) -> None:
         assert call.url == ISSUER + event["path"]
         proof_is_about(call.headers, call.method, call.url)
     else:
-        assert public or request.resource == "/v1/revoke"
+        without_a_proof = {"/v1/revoke", "/v1/invitations/redeem", "/v1/register"}
+        assert public or request.resource in without_a_proof
 
 
 @pytest.mark.parametrize("path", of("refresh"))
@@ -133,6 +136,19 @@ def test_the_body_of_a_login(path: Path) -> None:
 
     fields = Request.from_event(read(path), invocation_id="i").fields(JSON)
     assert LoginRequest.model_validate(fields).device.platform == "ios"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("redeem", RedeemRequest),
+        ("register", RegisterRequest),
+        ("change_password", PasswordRequest),
+    ],
+)
+def test_the_bodies_about_accounts(name: str, kind: type[BaseModel]) -> None:
+    event = read(ROOT / "events" / "account" / f"{name}.json")
+    kind.model_validate(Request.from_event(event, invocation_id="i").fields(JSON))
 
 
 def test_the_body_of_a_revocation() -> None:

@@ -43,6 +43,11 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         # itself that is not believed.
         "attestation_required": ErrorKind(403, "Only a genuine copy of the app is served here."),
         "not_found": ErrorKind(404, "There is nothing here that you may have."),
+        "password_refused": ErrorKind(400, "The new password is not acceptable."),
+        # 403 and a code of its own: invalid_grant would read as the end of the session.
+        "wrong_password": ErrorKind(403, "The current password is not right."),
+        "registration_closed": ErrorKind(404, "New users are let in by invitation only."),
+        "username_taken": ErrorKind(409, "This user name is not available."),
         "payload_too_large": ErrorKind(413, "The request body is larger than 16 KiB."),
         "unsupported_media_type": ErrorKind(415, "The request body's media type is not accepted."),
         "mfa_required": ErrorKind(403, "A second factor is needed."),

@@ -61,12 +61,19 @@ class UserStore:
 
     def add(self, user: User, credential: PasswordCredential) -> bool:
         """Write both rows or neither. Return False when the user name is taken."""
+        writes = self.creation(user, credential)
+        return not write_all(self.client, "dynamodb:TransactWriteItems user", writes)
+
+    def creation(
+        self, user: User, credential: PasswordCredential
+    ) -> dict[str, TransactWriteItemTypeDef]:
+        """The two rows of a new user, each under the condition that there is none yet."""
         item: Item = {
             **credential_key(credential.username),
             "sub": {"S": credential.sub},
             "phc": {"S": credential.phc},
         }
-        writes: dict[str, TransactWriteItemTypeDef] = {
+        return {
             "credential": {
                 "Put": {
                     "TableName": self.credentials_table,
@@ -83,7 +90,6 @@ class UserStore:
                 }
             },
         }
-        return not write_all(self.client, "dynamodb:TransactWriteItems user", writes)
 
     def same_password(
         self, credential: PasswordCredential, *, stronger_phc: str | None = None
