@@ -8,6 +8,7 @@ from keyferry_cli.keyring import keyring
 from keyferry_cli.keys import keys
 from keyferry_cli.providers import providers
 from keyferry_cli.sessions import sessions
+from keyferry_cli.user_import import import_users
 from keyferry_cli.users import users
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+users.command("import")(import_users)
 app.add_typer(users, name="users")
 app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")

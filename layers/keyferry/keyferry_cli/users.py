@@ -16,6 +16,7 @@ from keyferry_cli.command_line import (
     Stack,
     Yes,
     functions_of,
+    utc,
 )
 from keyferry_cli.secret_input import read_secret
 
@@ -47,6 +48,32 @@ def add_user(
         roles = ", ".join(result["roles"]) or "no roles"
         Output(as_json).result(
             result, f"Added user {result['username']} ({roles}), sub {result['sub']}."
+        )
+
+
+@users.command("invite")
+def invite_user(
+    context: typer.Context,
+    username: Username,
+    role: Annotated[list[str] | None, typer.Option(help="A role; may be repeated.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=30, help="How long the code is good.")] = 7,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let somebody become a user and choose a password, with a code that is good once.
+
+    The code is shown here and never again. Inviting the same name again makes the old code void.
+    """
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate(
+            "users.invite", username=username, roles=role or [], expires_in=days * 86_400
+        )
+        Output(as_json).result(
+            result,
+            f"Code for {result['username']}, good once until {utc(result['expires_at'])} UTC:\n"
+            f"{result['code']}",
         )
 
 

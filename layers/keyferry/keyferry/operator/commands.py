@@ -25,15 +25,18 @@ from pydantic import (
 )
 
 from keyferry import aws, clock
+from keyferry.config import DAY
 from keyferry.edge.telemetry import failure, logger
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.federation import providers as presets
 from keyferry.federation.providers import Nonce, Provider
 from keyferry.federation.store import FederatedCredential, FederatedStore, Link, ProviderStore
 from keyferry.jose import base64url
+from keyferry.operator.user_import import ImportUsers, UserImport
 from keyferry.sessions.store import SessionStore
 from keyferry.tokens.refresh import ID_BYTES
 from keyferry.users import second_factor
+from keyferry.users.invitation import Invitation, InvitationStore, hash_code, new_code
 from keyferry.users.model import User, UserStatus, canonical_username
 from keyferry.users.passwords import MAX_PASSWORD_BYTES, hash_password, normalise
 from keyferry.users.store import PasswordCredential, UserStore
@@ -101,6 +104,16 @@ class SetPassword(BaseModel):
 
     username: str
     password: Annotated[SecretStr, Field(min_length=1, max_length=MAX_PASSWORD_BYTES)]
+
+
+class InviteUser(BaseModel):
+    """``expires_in`` is in seconds."""
+
+    model_config = _STRICT
+
+    username: str
+    roles: Annotated[list[Role], Field(max_length=32)] = []
+    expires_in: Annotated[int, Field(ge=300, le=30 * DAY)] = 7 * DAY
 
 
 class KeyPolicy(BaseModel):
@@ -212,6 +225,10 @@ class Operator:
             "providers.put": lambda a, _: self.put_provider(PutProvider.model_validate(a)),
             "providers.list": lambda a, _: self.list_providers(Nothing.model_validate(a)),
             "providers.remove": lambda a, _: self.remove_provider(NamedProvider.model_validate(a)),
+            "users.invite": lambda a, _: self.invite_user(InviteUser.model_validate(a)),
+            "users.import": lambda a, _: UserImport(self.users, self.now, self.random)(
+                ImportUsers.model_validate(a)
+            ),
             "keys.put": lambda a, _: self.put_key(PutKey.model_validate(a)),
             "keys.list": lambda a, _: self.list_keys(Nothing.model_validate(a)),
             "keys.delete": lambda a, _: self.delete_key(DeleteKey.model_validate(a)),
@@ -237,6 +254,27 @@ class Operator:
             "username": user.username,
             "roles": list(user.roles),
             "status": user.status,
+        }
+
+    def invite_user(self, request: InviteUser) -> dict[str, Any]:
+        """The code is in the answer and nowhere else; an earlier one of this name is void."""
+        canonical = _canonical(request.username)
+        # A user who comes to be right after this look is safe: no invitation is redeemed over one.
+        if self.users.password_credential(canonical) is not None:
+            raise CommandRefused("already_exists", "There is a user of that name.")
+        code = new_code(self.random)
+        invitation = Invitation(
+            username=request.username,
+            roles=tuple(dict.fromkeys(request.roles)),
+            code_hash=hash_code(code),
+            expires_at=self.now() + request.expires_in,
+        )
+        InvitationStore(self.users).put(canonical, invitation)
+        return {
+            "username": invitation.username,
+            "roles": list(invitation.roles),
+            "code": code,
+            "expires_at": invitation.expires_at,
         }
 
     def disable_user(self, request: NamedUser, request_id: str) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""``users.import``: people who come from another system, with the password hashes it made.
+
+Some at a time, each by itself: one that can not be taken does not hold up the others, and one that
+is there already stays as it is. So a run that broke off is simply run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+
+from keyferry.jose import base64url
+from keyferry.tokens.refresh import ID_BYTES
+from keyferry.users import stored_hashes
+from keyferry.users.model import User, UserStatus, canonical_username
+from keyferry.users.store import PasswordCredential, UserStore
+
+MAX_BATCH: Final = 25
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+Role = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+
+
+class Outcome(StrEnum):
+    IMPORTED = "imported"
+    ALREADY_THERE = "already_there"
+    REFUSED = "refused"
+
+
+class ImportedUser(BaseModel):
+    """One user. There is no member for a password: only a hash is taken."""
+
+    model_config = _STRICT
+
+    username: str
+    password_hash: SecretStr
+    roles: Annotated[list[Role], Field(max_length=32)] = []
+    disabled: bool = False
+
+
+class ImportUsers(BaseModel):
+    """The arguments of ``users.import``. The users are looked at one by one."""
+
+    model_config = _STRICT
+
+    users: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH, repr=False)]
+    dry_run: bool = False
+
+
+class RowRefused(Exception):
+    """A row that can not be taken; the text says why and nothing of what is in the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserImport:
+    users: UserStore
+    now: Callable[[], int]
+    random: Callable[[int], bytes]
+
+    def __call__(self, request: ImportUsers) -> dict[str, Any]:
+        """A result for each user, in their order; a dry run writes nothing."""
+        return {"results": [self._result(row, dry_run=request.dry_run) for row in request.users]}
+
+    def _result(self, row: dict[str, Any], *, dry_run: bool) -> dict[str, str]:
+        try:
+            user, credential = self._read(row)
+        except RowRefused as refused:
+            return {"outcome": Outcome.REFUSED, "reason": str(refused)}
+        if dry_run:
+            there = self.users.password_credential(credential.username) is not None
+        else:
+            there = not self.users.add(user, credential)
+        return {"outcome": Outcome.ALREADY_THERE if there else Outcome.IMPORTED}
+
+    def _read(self, row: dict[str, Any]) -> tuple[User, PasswordCredential]:
+        read, canonical = checked(row)
+        user = User(
+            sub=base64url.encode(self.random(ID_BYTES)),
+            username=read.username,
+            status=UserStatus.DISABLED if read.disabled else UserStatus.ACTIVE,
+            roles=tuple(dict.fromkeys(read.roles)),
+            created_at=self.now(),
+        )
+        phc = read.password_hash.get_secret_value()
+        return user, PasswordCredential(canonical, user.sub, phc)
+
+
+def checked(row: dict[str, Any]) -> tuple[ImportedUser, str]:
+    """The user that a row describes, and the canonical user name. Raise `RowRefused`.
+
+    What is checked here is all that can be said of a row by itself: the `keyferry` command uses it
+    too, before it sends anything.
+    """
+    try:
+        read = ImportedUser.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        # An unknown member's name is the row's own text; if columns are mixed up, it is the hash.
+        known = first["loc"] and first["loc"][0] in ImportedUser.model_fields
+        where = str(first["loc"][0]) if known else "an unknown member"
+        raise RowRefused(f"{where}: {first['msg']}") from None
+    try:
+        canonical = canonical_username(read.username)
+        stored_hashes.parse(read.password_hash.get_secret_value())
+    except ValueError as error:
+        raise RowRefused(str(error)) from None
+    return read, canonical
