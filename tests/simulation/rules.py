@@ -290,8 +290,9 @@ class Keyferry(Family):
             client_id="ios",
             jkt=jkt if self.bound else "",
             request_id=str(self.requests),
-            # Asked for a nonce, the owner and a thief with the key both answer with a new proof.
-            made_after=now if self.bound else None,
+            # Asked for a nonce that is newer than the last refresh, the owner and a thief with the key
+            # both answer with a new proof.
+            made_after=now + 1 if self.bound else None,
         )
 
     def _move(self, generation: int, now: int) -> None:
