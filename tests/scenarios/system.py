@@ -63,6 +63,8 @@ ROUTES: Final = {
     ("GET", "/v1/sessions"): "sessions",
     ("DELETE", "/v1/sessions"): "sessions",
     ("DELETE", "/v1/sessions/{id}"): "sessions",
+    ("POST", "/v1/invitations/redeem"): "account",
+    ("POST", "/v1/password"): "account",
     ("POST", "/v1/mfa/totp"): "mfa",
     ("POST", "/v1/mfa/totp/confirm"): "mfa",
     ("POST", "/v1/mfa/totp/remove"): "mfa",
@@ -441,6 +443,8 @@ SETTINGS: Final = {
     "KEYFERRY_MAX_SESSIONS": "3",
     "KEYFERRY_AUTHORIZER_CHECKS_SESSION": "true",
     "KEYFERRY_APP_CHECK": "off",
+    "KEYFERRY_SELF_REGISTRATION": "false",
+    "KEYFERRY_MIN_PASSWORD_LENGTH": "15",
 }
 
 

@@ -65,6 +65,12 @@ class TestConsistency:
         assert careful.resource("POST", "/v1/mfa/totp/confirm", json=code).status_code == 200
         assert careful.login(careful.username, PASSWORD).json()["error"] == "mfa_required"
         assert careful.resource("POST", "/v1/mfa/totp/remove", json=code).status_code == 400
+        code = system.operate("users.invite", username="guest")["code"]
+        body = {"username": "guest", "code": code, "password": PASSWORD}
+        redeemed = careful.call("POST", "/v1/invitations/redeem", json=body, proof=None)
+        assert redeemed.status_code == 200
+        changed = {"current_password": PASSWORD, "new_password": f"{PASSWORD} indeed"}
+        assert careful.resource("POST", "/v1/password", json=changed).json() == {"ended": 0}
         is_error(phone.refresh(old), 400, "invalid_grant")
         assert phone.login(phone.username, "wrong").status_code == 400
         assert phone.login("nobody", "wrong").status_code == 400
