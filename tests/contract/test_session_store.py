@@ -16,7 +16,15 @@ from keyferry.config import DAY
 from keyferry.errors import Unavailable
 from keyferry.jose import base64url
 from keyferry.sessions.model import Session, Status
-from keyferry.sessions.rotation import BEARER_RETRIES_PER_DAY, GRANTED, Outcome, Presented, decide
+from keyferry.sessions.rotation import (
+    BEARER_RETRIES_PER_DAY,
+    FOLLOWED_POINTS,
+    GRANTED,
+    POINTS_FOR_TWICE,
+    Outcome,
+    Presented,
+    decide,
+)
 from keyferry.sessions.store import (
     EXPIRY_MARGIN_SECONDS,
     Rotation,
@@ -191,6 +199,40 @@ def test_lost_reply_then_on(cloud: Cloud) -> None:
         Outcome.REUSED,  # so its parent is now an ancestor
     ]
     assert rotate(cloud.sessions, present(row, generation=9)).outcome is Outcome.COMPROMISED
+
+
+def test_a_followed_session_is_reported_and_goes_on(cloud: Cloud) -> None:
+    """Somebody with token and key asks for every generation that the owner asks for."""
+    row = fresh(generation=0)
+    put(cloud, row)
+    reported = []
+    for generation in range(14):
+        presented = present(row, generation=generation)
+        moved = rotate(cloud.sessions, replace(presented, request_id=f"owner {generation}"))
+        shadow = rotate(cloud.sessions, replace(presented, request_id=f"thief {generation}"))
+        assert (moved.outcome, shadow.outcome) == (Outcome.ROTATED, Outcome.RETRIED)
+        assert not moved.followed
+        reported.append(shadow.followed)
+    assert reported == [False] * 10 + [True] * 4
+    assert read(cloud, row).status is Status.ACTIVE
+
+
+def test_one_generation_counts_once_however_often_it_is_asked_for(cloud: Cloud) -> None:
+    row = fresh()
+    put(cloud, row)
+    rotate(cloud.sessions, present(row))
+    for n in range(3 * FOLLOWED_POINTS):
+        assert not rotate(cloud.sessions, present(row, request_id=str(n))).followed
+    assert read(cloud, row).suspicion == POINTS_FOR_TWICE
+
+
+def test_another_device_key_raises_no_suspicion(cloud: Cloud) -> None:
+    row = fresh()
+    put(cloud, row)
+    rotate(cloud.sessions, present(row))
+    before = read(cloud, row)
+    assert rotate(cloud.sessions, present(row, jkt="thief")).outcome is Outcome.WRONG_KEY
+    assert read(cloud, row) == before
 
 
 def test_a_dead_session_stays_dead(cloud: Cloud) -> None:

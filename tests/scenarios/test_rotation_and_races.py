@@ -86,6 +86,19 @@ class TestLostReply:
             is_error(bearer.refresh(lost), 400, "invalid_grant")
             is_error(bearer.keys(), 401, "invalid_token")
 
+    def test_a_thief_with_the_key_who_follows_every_refresh_is_reported(
+        self, system: System, phone: Phone
+    ) -> None:
+        """He looks like a phone that loses every reply, which no phone does for long."""
+        thief = phone.stolen(with_key=True)
+        system.metrics()
+        counted = []
+        for _ in range(12):
+            assert phone.refresh().status_code == thief.refresh().status_code == 200
+            counted.append(Metric.SESSION_FOLLOWED in system.metrics())
+        assert counted == [False] * 10 + [True] * 2
+        is_alive(phone)
+
     def test_04_retry_after_the_successor_was_used(self, stack: LocalStack, device: Device) -> None:
         token, proof = device.tokens["refresh_token"], device.proof("POST", "/v1/token")
         assert device.refresh(proof=proof).status_code == 200

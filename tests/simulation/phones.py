@@ -170,9 +170,9 @@ def _delay(random: Random, choices: tuple[tuple[float, float], ...]) -> float:
     return seconds if seconds >= HOUR else seconds * random.uniform(0.5, 1.5)
 
 
-def live(rule: Rule, life: Life) -> int:
+def live(rule: Rule, life: Life) -> Logouts:
     """Let one phone live under a rule; return how often its user had to log in again."""
-    logouts = 0
+    logouts, reported = 0, False
     family, token = rule.begin(life.begun), 0
     for episode in life.episodes:
         if episode.undisturbed:
@@ -183,6 +183,7 @@ def live(rule: Rule, life: Life) -> int:
                 successor = family.present(token, first)
                 if successor is None:
                     logouts += 1
+                    reported = reported or family.reported_at is not None
                     family, successor = rule.begin(first), 0
                 if episode.undisturbed > 1:
                     successor = family.skip(successor, episode.undisturbed - 1, first, last)
@@ -194,8 +195,10 @@ def live(rule: Rule, life: Life) -> int:
                 token = stored
             elif refused:
                 logouts += 1
+                reported = reported or family.reported_at is not None
                 family, token = rule.begin(attempt.sent[-1]), 0
-    return logouts
+    reported = reported or family.reported_at is not None
+    return Logouts(int(logouts > 0), logouts, int(reported))
 
 
 def _try(family: Family, token: int, attempt: Attempt) -> tuple[int | None, bool]:
@@ -212,13 +215,19 @@ def _try(family: Family, token: int, attempt: Attempt) -> tuple[int | None, bool
 
 @dataclass(frozen=True, slots=True)
 class Logouts:
-    """Under one rule: how many phones were logged out at least once, and how often all together."""
+    """Under one rule: how many phones were logged out at least once, how often all together, and
+    how many were wrongly reported as shared with somebody."""
 
     devices: int = 0
     events: int = 0
+    reported: int = 0
 
     def __add__(self, other: Logouts) -> Logouts:
-        return Logouts(self.devices + other.devices, self.events + other.events)
+        return Logouts(
+            self.devices + other.devices,
+            self.events + other.events,
+            self.reported + other.reported,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +268,5 @@ def run_phones(devices: range, *, days: int, seed: int) -> tuple[dict[str, Logou
         life = draw_life(stream(seed, "phone", device), days)
         happened += count_happened(life)
         for name, rule in RULES.items():
-            events = live(rule, life)
-            totals[name] += Logouts(int(events > 0), events)
+            totals[name] += live(rule, life)
     return totals, happened

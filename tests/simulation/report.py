@@ -11,7 +11,7 @@ from typing import Final
 
 from keyferry.config import DAY
 from tests.simulation.phones import HOUR, MINUTE, Happened, Logouts
-from tests.simulation.rules import RULES
+from tests.simulation.rules import KEYFERRY, RULES
 from tests.simulation.thieves import THEFTS, THIEVES, Fate, Result
 
 
@@ -49,6 +49,10 @@ def _phones(run: Run) -> list[str]:
             f" {100 * logouts.devices / run.devices:.1f} % | {logouts.events:,} |"
             f" {logouts.events / run.devices:.2f} |"
         )
+    lines += [
+        "",
+        f"Of these phones Keyferry reported {run.logouts[KEYFERRY].reported:,} as followed by a thief.",
+    ]
     return lines
 
 
@@ -72,7 +76,7 @@ def describe(results: Sequence[Result]) -> str:
     for fate, count in counted:
         share = 100 * count / len(results)
         text = f"{fate}" if len(counted) == 1 else f"{fate} {share:.3g} %"
-        if fate in (Fate.ENDED, Fate.LOCKED_OUT):
+        if fate in (Fate.ENDED, Fate.LOCKED_OUT, Fate.REPORTED):
             seconds = statistics.median(each.seconds for each in results if each.fate is fate)
             text += f" ({duration(seconds)})"
         parts.append(text)
@@ -92,6 +96,7 @@ _COLOURS: Final = {
     Fate.REFUSED: "#2a9d6f",
     Fate.LOCKED_OUT: "#8fcfae",
     Fate.ENDED: "#f2c14e",
+    Fate.REPORTED: "#e98a3c",
     Fate.UNDETECTED: "#d1495b",
     Fate.THIEF_KEEPS: "#6d1a36",
 }
@@ -99,6 +104,7 @@ _MEANING: Final = {
     Fate.REFUSED: "refused: the thief never gets in",
     Fate.LOCKED_OUT: "locked out: the thief gets in, not for long",
     Fate.ENDED: "ended: theft seen, everybody is out",
+    Fate.REPORTED: "reported: the operator is told",
     Fate.UNDETECTED: "undetected: both stay",
     Fate.THIEF_KEEPS: "the owner is out, the thief stays",
 }
@@ -154,7 +160,7 @@ def plot(run: Run) -> str:
     x = 20.0
     for fate, meaning in _MEANING.items():
         parts += [_box(x, y - 11, 14, 14, _COLOURS[fate]), _text(x + 20, y, meaning, size=11)]
-        x += 34 + 6.0 * len(meaning)
+        x += 28 + 5.4 * len(meaning)
     height = y + 20
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
@@ -175,7 +181,7 @@ def _field(results: Sequence[Result], x: float, y: float, width: float) -> list[
         if share:
             parts.append(_box(left, y + 2, share, _ROW - 4, _COLOURS[fate]))
         left += share
-    ended = [result.seconds for result in results if result.fate is Fate.ENDED]
+    ended = [each.seconds for each in results if each.fate in (Fate.ENDED, Fate.REPORTED)]
     if ended:
         text = duration(statistics.median(ended))
         parts.append(_text(x + width / 2, y + 16, text, anchor="middle", size=11))

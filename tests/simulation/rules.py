@@ -20,7 +20,14 @@ from typing import Final
 
 from keyferry.config import DAY, TokenPolicy
 from keyferry.sessions.model import Device, Session, Status
-from keyferry.sessions.rotation import GRANTED, Outcome, Presented, decide
+from keyferry.sessions.rotation import (
+    FOLLOWED_POINTS,
+    GRANTED,
+    Outcome,
+    Presented,
+    decide,
+    suspicion,
+)
 from keyferry.tokens import access
 
 POLICY: Final = TokenPolicy()
@@ -40,6 +47,9 @@ class Family(ABC):
 
     ended = False
     """Whether the rule has seen a theft and refuses every token of the family since."""
+
+    reported_at: float | None = None
+    """When the rule first told the operator that the family looks as if two shared it."""
 
     @abstractmethod
     def present(self, token: int, now: float, holder: Holder = Holder.OWNER) -> int | None:
@@ -266,6 +276,11 @@ class Keyferry(Family):
             case Outcome.REUSED:
                 self.row = replace(self.row, status=Status.COMPROMISED)
                 self.ended = True
+            case Outcome.RETRIED if self.row.suspected_at != self.row.generation:
+                points = suspicion(self.row)
+                self.row = replace(self.row, suspicion=points, suspected_at=self.row.generation)
+                if points >= FOLLOWED_POINTS and self.reported_at is None:
+                    self.reported_at = now
             case Outcome.RETRIED_BEARER:
                 today = int(now) // DAY
                 spent = self.row.retry_count if self.row.retry_day == today else 0

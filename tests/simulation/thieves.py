@@ -74,6 +74,9 @@ class Fate(StrEnum):
     ENDED = "ended"
     """The family was ended: nobody, until the owner has logged in again."""
 
+    REPORTED = "reported"
+    """Both, until the operator who was told of it ends the session."""
+
     UNDETECTED = "UNDETECTED"
     """Both."""
 
@@ -85,7 +88,7 @@ class Fate(StrEnum):
 class Result:
     fate: Fate
     seconds: float
-    """From the thief's first use to the end of the family, or to his first refusal, if any."""
+    """From the thief's first use to the end of the family, to his first refusal, or to the report."""
 
 
 @dataclass(slots=True)
@@ -136,7 +139,11 @@ def steal(rule: Rule, holder: Holder, theft: Theft, random: Random, days: int) -
     if thief.refused_at is not None:
         fate = Fate.LOCKED_OUT if thief.served else Fate.REFUSED
         return Result(fate, thief.refused_at - began)
-    return Result(Fate.UNDETECTED if owner.refused_at is None else Fate.THIEF_KEEPS, math.inf)
+    if owner.refused_at is not None:
+        return Result(Fate.THIEF_KEEPS, math.inf)
+    if family.reported_at is not None:
+        return Result(Fate.REPORTED, family.reported_at - began)
+    return Result(Fate.UNDETECTED, math.inf)
 
 
 def _owner_refreshes(rule: Rule, theft: Theft, random: Random, days: int) -> Iterator[float]:

@@ -10,10 +10,13 @@ from keyferry.sessions.model import Device, Session, Status
 from keyferry.sessions.rotation import (
     BEARER_RETRIES_PER_DAY,
     BEARER_RETRY_SECONDS,
+    FOLLOWED_POINTS,
     GRANTED,
+    POINTS_FOR_TWICE,
     Outcome,
     Presented,
     decide,
+    suspicion,
 )
 from keyferry.tokens.refresh import MAX_GENERATION
 
@@ -247,3 +250,37 @@ def test_whole_space() -> None:
         if outcome is Outcome.REUSED:
             assert good, "only the session's own key can end it"
     assert reached == set(Outcome) - {Outcome.UNKNOWN}
+
+
+class TestSuspicion:
+    """How often the parent is presented again tells a thief from bad luck, over many generations."""
+
+    def follow(self, row: Session, twice: int, once: int) -> Session:
+        """``twice`` generations that are asked for twice, then ``once`` that are not."""
+        for _ in range(twice):
+            row = replace(row, generation=row.generation + 1)
+            row = replace(row, suspicion=suspicion(row), suspected_at=row.generation)
+        return replace(row, generation=row.generation + once)
+
+    def test_eleven_in_a_row_are_reported(self) -> None:
+        assert self.follow(ROW, 10, 0).suspicion < FOLLOWED_POINTS
+        assert self.follow(ROW, 11, 0).suspicion >= FOLLOWED_POINTS
+
+    def test_so_is_a_thief_who_misses_every_second_generation(self) -> None:
+        row = ROW
+        for _ in range(16):
+            row = self.follow(row, 1, 1)
+        assert row.suspicion >= FOLLOWED_POINTS
+
+    def test_one_lost_reply_in_four_never_is(self) -> None:
+        row = ROW
+        for _ in range(10_000):
+            row = self.follow(row, 1, 3)
+            assert row.suspicion <= POINTS_FOR_TWICE
+
+    def test_points_are_forgiven_but_never_below_none(self) -> None:
+        assert suspicion(self.follow(ROW, 5, 1000)) == POINTS_FOR_TWICE
+
+    def test_a_long_pursuit_is_not_remembered_for_ever(self) -> None:
+        row = self.follow(ROW, 1_000, 2 * FOLLOWED_POINTS)
+        assert suspicion(row) == POINTS_FOR_TWICE

@@ -31,6 +31,7 @@ class Metric(StrEnum):
     REFRESH_ROTATED = "RefreshRotated"
     REFRESH_RETRIED = "RefreshRetried"
     REFRESH_REUSE_DETECTED = "RefreshReuseDetected"
+    SESSION_FOLLOWED = "SessionFollowed"
     REFRESH_WRONG_KEY = "RefreshWrongDeviceKey"
     REFRESH_FORGED = "RefreshForged"
     REFRESH_HEALED = "RefreshHealed"

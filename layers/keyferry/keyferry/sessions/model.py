@@ -30,6 +30,7 @@ class Session:
     ``jkt`` is the RFC 7638 thumbprint of the device key, or empty for a bearer client.
     ``encryption_key`` is the ``x`` and ``y`` of the device's second key. ``last_request`` is the
     invocation that made the last rotation. ``attested`` was settled at login and does not change.
+    ``suspicion`` and ``suspected_at``, a generation, are explained at `sessions.rotation.suspicion`.
     """
 
     sub: str
@@ -53,6 +54,8 @@ class Session:
     attested: bool = False
     retry_day: int = 0
     retry_count: int = 0
+    suspicion: int = 0
+    suspected_at: int = 0
 
     def is_alive(self, now: int) -> bool:
         return self.status is Status.ACTIVE and now < self.refresh_expires_at

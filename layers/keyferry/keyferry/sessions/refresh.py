@@ -108,6 +108,10 @@ class Refresh:
         outcome, session = rotation.outcome, rotation.session
         logger.info("refresh", extra={"outcome": outcome, "sid": token.sid})
         count(_COUNTED.get(outcome, Metric.REFRESH_REFUSED))
+        if rotation.followed:
+            # The phone is served all the same: whoever runs the stack decides, by `sub` and `sid`.
+            logger.warning("session_followed", extra={"sub": token.sub, "sid": token.sid})
+            count(Metric.SESSION_FOLLOWED)
         if outcome is Outcome.STALE:
             raise RequestRefused("use_dpop_nonce", "refresh: ancestor under a proof of unknown age")
         if outcome is Outcome.WRONG_KEY and not proved:

@@ -34,6 +34,14 @@ BEARER_RETRY_SECONDS: Final = 60
 BEARER_RETRIES_PER_DAY: Final = 6
 """More lost replies than this in one UTC day are somebody following the session."""
 
+POINTS_FOR_TWICE: Final = 4
+"""Points for a generation that was asked for twice; each further generation takes one back. So one
+lost reply in four is nothing, for ever."""
+
+FOLLOWED_POINTS: Final = 32
+"""From here on a session is reported as followed: after eleven generations in a row, or somewhat
+more if some were asked for once. `make simulate` counts the honest phones that come this far."""
+
 
 class Outcome(StrEnum):
     """The lines of the table above; the value is the name in logs and metrics."""
@@ -130,3 +138,16 @@ def _parent(row: Session, presented: Presented, now: int) -> Outcome:
     spent = row.retry_count if row.retry_day == now // DAY else 0
     in_time = now - row.rotated_at <= BEARER_RETRY_SECONDS
     return Outcome.RETRIED_BEARER if in_time and spent < BEARER_RETRIES_PER_DAY else Outcome.REUSED
+
+
+def suspicion(row: Session) -> int:
+    """The points of a session once the parent of its newest token has been presented again.
+
+    Two who share a session, its key and every token of it can not avoid this: a generation that
+    both of them learn is one that both have asked for. An honest phone asks twice when a reply was
+    lost. Which of the two it is can be told over many generations only, and never for certain, so
+    the points report a session and do not end it. How often one generation is asked for does not
+    matter: a phone in a bad place tries many times.
+    """
+    forgiven = row.generation - row.suspected_at
+    return min(max(row.suspicion - forgiven, 0) + POINTS_FOR_TWICE, 2 * FOLLOWED_POINTS)

@@ -4,7 +4,7 @@ UpdateItem ──ok──────────────► rotated (one ro
    │ condition failed, row given back
    ▼
 decide(row) ──refused or same successor──► answer (still one round trip)
-   │ reuse, heal, counted retry
+   │ reuse, heal, the first retry of a generation, a retry of a bearer client
    ▼
 a second write, under the condition that the row is still the one decided on
 """
@@ -20,7 +20,13 @@ from keyferry.aws import calling, write_if
 from keyferry.config import DAY
 from keyferry.errors import Unavailable
 from keyferry.sessions.model import Device, Session, Status
-from keyferry.sessions.rotation import Outcome, Presented, decide
+from keyferry.sessions.rotation import (
+    FOLLOWED_POINTS,
+    Outcome,
+    Presented,
+    decide,
+    suspicion,
+)
 from keyferry.tokens.refresh import MAX_GENERATION
 
 if TYPE_CHECKING:
@@ -66,10 +72,15 @@ _DECISIONS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """An outcome and the row that it left; no row for a token that names none."""
+    """An outcome and the row that it left; no row for a token that names none.
+
+    ``followed`` says that the session has just reached, or is still at, the points from which it
+    looks as if two shared it (`sessions.rotation.suspicion`).
+    """
 
     outcome: Outcome
     session: Session | None
+    followed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,8 @@ class SessionStore:
                 case Outcome.REUSED:
                     if self._compromise(row, request_id=presented.request_id):
                         return Rotation(outcome, row)
+                case Outcome.RETRIED:
+                    return Rotation(outcome, row, followed=self._suspect(row))
                 case Outcome.RETRIED_BEARER:
                     if self._count_retry(row, now, request_id=presented.request_id):
                         return Rotation(outcome, row)
@@ -254,6 +267,32 @@ class SessionStore:
         )
         return counted or _marked(refused, "retried_by", request_id)
 
+    def _suspect(self, row: Session) -> bool:
+        """Count a generation that was asked for twice, once. Return whether it is one too many.
+
+        Of racing retries one counts. A write that is lost to a race or to an SDK's second attempt
+        is not made again: a session that is followed comes by at its next generation.
+        """
+        if row.suspected_at == row.generation:
+            return False
+        points = suspicion(row)
+        counted, _ = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem session",
+            TableName=self.table,
+            Key={"sub": {"S": row.sub}, "sid": {"S": row.sid}},
+            ConditionExpression=f"{ACTIVE} AND generation = :seen AND suspected_at = :before",
+            UpdateExpression="SET suspicion = :points, suspected_at = :seen",
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={
+                ":active": {"S": Status.ACTIVE},
+                ":seen": {"N": str(row.generation)},
+                ":before": {"N": str(row.suspected_at)},
+                ":points": {"N": str(points)},
+            },
+        )
+        return counted and points >= FOLLOWED_POINTS
+
 
 def _marked(row: Mapping[str, Any] | None, attribute: str, request_id: str) -> bool:
     """Whether the write that is in the way is this very request's own, tried twice."""
@@ -287,6 +326,8 @@ def session_to_item(session: Session) -> Item:
         "attested": {"BOOL": session.attested},
         "retry_day": {"N": str(session.retry_day)},
         "retry_count": {"N": str(session.retry_count)},
+        "suspicion": {"N": str(session.suspicion)},
+        "suspected_at": {"N": str(session.suspected_at)},
     }
 
 
@@ -317,4 +358,6 @@ def session_from_item(item: Mapping[str, Any]) -> Session:
         attested=item.get("attested", {}).get("BOOL", False),
         retry_day=int(item["retry_day"]["N"]),
         retry_count=int(item["retry_count"]["N"]),
+        suspicion=int(item["suspicion"]["N"]),
+        suspected_at=int(item["suspected_at"]["N"]),
     )
