@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.conftest import needs
 from tests.e2e.device import Device
+from tests.local_issuer import LocalIssuer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from keyferry_cli.local.stack import LocalStack
 
 PASSWORD = "correct horse battery staple"
 """Of every user in these tests; searched for in tables and logs afterwards."""
+
+OUR_APP, OTHER_APP = "our-app", "other-app"
+APPS = {OUR_APP: "RS256", OTHER_APP: "RS256"}
+"""That the local issuer knows, and how it signs for them."""
 
 SECRETS = {
     "maps": "AIza-test-maps-8f1c2d9b7e",
@@ -164,3 +171,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"stack", "bearer_stack"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("stack"))
+
+
+@dataclass(frozen=True)
+class At:
+    """An issuer, and the provider that it is here."""
+
+    issuer: LocalIssuer
+    provider: str
+
+
+def configure(operator: Operator, issuer: LocalIssuer, name: str, *, open_to_all: bool) -> At:
+    metadata = issuer.metadata
+    settings = {
+        "name": name,
+        "issuer": metadata["issuer"],
+        "client_ids": [OUR_APP],
+        "jwks_uri": metadata["jwks_uri"],
+        "auto_provision": open_to_all,
+        "roles": ["user"],
+    }
+    operator.do("providers.put", kind="oidc", settings=settings)
+    return At(issuer, name)
+
+
+@pytest.fixture(scope="session")
+def configured(node_modules: Path, operator: Operator) -> Iterator[tuple[At, At]]:
+    """Both providers before anybody logs in: a warm function keeps what it has read for a minute."""
+    node = needs("node")
+    with (
+        LocalIssuer.start(node, node_modules, APPS) as one,
+        LocalIssuer.start(node, node_modules, APPS) as another,
+    ):
+        yield (
+            configure(operator, one, "closed", open_to_all=False),
+            configure(operator, another, "anybody", open_to_all=True),
+        )

@@ -1,18 +1,34 @@
-"""What a warm request costs in AWS calls, counted at the emulator."""
+"""What a warm request costs in AWS calls, counted at the emulator.
+
+The table of docs/calls.md is made here: `KEYFERRY_WRITE_DOCS=1` and this test write it, and without
+that it has to be as it was counted.
+"""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.conftest import PASSWORD
+from tests.e2e.test_federated_login import log_in, person, sign_in
+from tests.e2e.test_second_factor import code, enrol, go_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import httpx
+
     from keyferry_cli.local.stack import LocalStack
+    from tests.e2e.conftest import At
     from tests.e2e.device import Device
+
+PAGE = Path(__file__).parents[2] / "docs" / "calls.md"
+WRITE = "KEYFERRY_WRITE_DOCS" in os.environ
+BEGIN, END = "<!-- counted: begin -->\n", "<!-- counted: end -->\n"
 
 
 @pytest.fixture
@@ -23,57 +39,108 @@ def warm(device: Device) -> Device:
     return device
 
 
-def test_refresh_is_one_write(stack: LocalStack, warm: Device) -> None:
-    with stack.count_calls() as calls:
-        assert warm.refresh().status_code == 200
-    assert (dict(calls.dynamodb), dict(calls.kms)) == ({"UpdateItem": 1}, {})
+@dataclass
+class Table:
+    """The rows of the page: what was asked, what it was answered with, what that took."""
+
+    stack: LocalStack
+    rows: list[str] = field(default_factory=list)
+
+    def count(
+        self, request: str, status: int, send: Callable[[], httpx.Response], *, kms: int = 0
+    ) -> tuple[httpx.Response, dict[str, int]]:
+        with self.stack.count_calls() as calls:
+            response = send()
+        # Once a minute a request also reads the keyring row.
+        calls = calls.besides(self.stack.outputs["KeyringTable"])
+        assert response.status_code == status, response.text
+        assert sum(calls.kms.values()) == kms, request
+        counted = {name: calls.dynamodb[name] for name in sorted(calls.dynamodb)}
+        cell = ", ".join(f"{n} {name}" for name, n in counted.items()) or "none"
+        self.rows.append(f"| {request} | {status} | {sum(counted.values())} | {cell} | {kms} |")
+        return response, counted
+
+    def text(self) -> str:
+        head = ["| request | answer | DynamoDB | which | KMS |", "|---|--:|--:|---|--:|"]
+        return "\n".join([*head, *self.rows, ""])
 
 
-def test_retry_of_a_lost_reply_is_one_write(stack: LocalStack, warm: Device) -> None:
-    token = warm.tokens["refresh_token"]
-    assert warm.refresh(token).status_code == 200
-    with stack.count_calls() as calls:
-        assert warm.refresh(token).status_code == 200
-    assert (dict(calls.dynamodb), dict(calls.kms)) == ({"UpdateItem": 1}, {})
-
-
-def test_delivery_is_one_read(stack: LocalStack, warm: Device) -> None:
-    with stack.count_calls() as calls:
-        assert warm.keys().status_code == 200
-    assert (dict(calls.dynamodb), dict(calls.kms)) == ({"BatchGetItem": 1}, {})
-
-
-def test_not_modified_is_one_read(stack: LocalStack, warm: Device) -> None:
-    etag = warm.keys().headers["etag"]
-    with stack.count_calls() as calls:
-        assert warm.keys(headers={"If-None-Match": etag}).status_code == 304
-    assert (dict(calls.dynamodb), dict(calls.kms)) == ({"BatchGetItem": 1}, {})
-
-
-def test_login_is_four_calls(
-    stack: LocalStack, warm: Device, new_device: Callable[..., Device], username: str
+def test_the_calls_of_every_path(
+    stack: LocalStack,
+    warm: Device,
+    new_device: Callable[..., Device],
+    username: str,
+    configured: tuple[At, At],
 ) -> None:
-    device = new_device()
-    with stack.count_calls() as calls:
-        assert device.login(username, PASSWORD).status_code == 200
-    assert dict(calls.dynamodb) == {
-        "BatchGetItem": 1,
-        "UpdateItem": 1,
-        "GetItem": 1,
-        "TransactWriteItems": 1,
-    }
-    assert dict(calls.kms) == {}
+    count = (table := Table(stack)).count
+    phone, stranger = new_device(), new_device()
 
+    _, login = count("login with a password", 200, lambda: phone.login(username, PASSWORD))
+    assert sum(login.values()) == 4
+    _, wrong = count(
+        "login, wrong password", 400, lambda: stranger.login(username, "wrong password")
+    )
+    _, nobody = count(
+        "login, unknown user", 400, lambda: stranger.login("nobody", "wrong password")
+    )
+    assert wrong == nobody
 
-def test_refused_login_costs_the_same_for_an_unknown_user(
-    stack: LocalStack, warm: Device, new_device: Callable[..., Device], username: str
-) -> None:
-    counts = []
-    for name in (username, "nobody"):
-        with stack.count_calls() as calls:
-            assert new_device().login(name, "wrong").status_code == 400
-        counts.append((dict(calls.dynamodb), dict(calls.kms)))
-    assert counts[0] == counts[1] == ({"BatchGetItem": 1, "UpdateItem": 2, "GetItem": 1}, {})
+    at, someone = configured[1], person()
+    for _ in range(2):  # the first makes the user
+        again = new_device()
+        assert log_in(again, at.provider, sign_in(again, at, someone)).status_code == 200
+    other = new_device()
+    id_token = sign_in(other, at, someone)
+    _, federated = count(
+        "login with an ID token", 200, lambda: log_in(other, at.provider, id_token)
+    )
+    assert sum(federated.values()) <= 4
+
+    _, refreshed = count("refresh", 200, warm.refresh)
+    assert refreshed == {"UpdateItem": 1}
+    lost = warm.tokens["refresh_token"]
+    assert warm.refresh().status_code == 200
+    # Counted as a generation that was asked for twice, once.
+    _, retried = count("refresh, the reply was lost", 200, lambda: warm.refresh(lost))
+    assert retried == {"UpdateItem": 2}
+    _, again_retried = count("refresh, it was lost again", 200, lambda: warm.refresh(lost))
+    assert again_retried == {"UpdateItem": 1}
+
+    delivered, delivery = count("delivery of all keys", 200, warm.keys)
+    assert delivery == {"BatchGetItem": 1}
+    same = {"If-None-Match": delivered.headers["etag"]}
+    _, unchanged = count("delivery, nothing new", 304, lambda: warm.keys(headers=same))
+    assert unchanged == {"BatchGetItem": 1}
+
+    warm.resource("GET", "/v1/sessions")
+    count("list of own sessions", 200, lambda: warm.resource("GET", "/v1/sessions"))
+
+    def revoke(device: Device) -> httpx.Response:
+        form = {"token": device.tokens["refresh_token"]}
+        return device.call("POST", "/v1/revoke", data=form, proof=None)
+
+    revoke(again)
+    count("revocation by token", 200, lambda: revoke(phone))
+    last = new_device()
+    assert last.login(username, PASSWORD).status_code == 200
+    session = f"/v1/sessions/{last.tokens['session_id']}"
+    count("end of one session", 204, lambda: warm.resource("DELETE", session))
+
+    secret, _, step = enrol(warm)
+    second = new_device()
+    asked, _ = count("login, a code is asked for", 403, lambda: second.login(username, PASSWORD))
+    now = code(secret, after=step)
+    # Its secret is sealed: the one request that needs KMS each time.
+    auth_session = asked.json()["auth_session"]
+    count("and the code", 200, lambda: go_on(second, auth_session, now), kms=1)
+
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    written, after = rest.split(END)
+    if WRITE:
+        PAGE.write_text(before + BEGIN + table.text() + END + after, encoding="utf-8")
+    else:
+        assert written == table.text()
 
 
 def test_forged_refresh_tokens_cost_nothing(stack: LocalStack, warm: Device) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -11,61 +10,17 @@ import pytest
 
 from keyferry.federation.id_token import nonce_digest
 from keyferry.jose.rfc7517_jwk import EcJwk
-from tests.conftest import needs
-from tests.e2e.conftest import PASSWORD
+from tests.e2e.conftest import OTHER_APP, OUR_APP, PASSWORD
 from tests.e2e.device import jwk_of
 from tests.e2e.test_main_path import is_error
-from tests.local_issuer import LocalIssuer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     import httpx
 
-    from tests.e2e.conftest import Operator
+    from tests.e2e.conftest import At, Operator
     from tests.e2e.device import Device
-
-OUR_APP, OTHER_APP = "our-app", "other-app"
-
-
-@dataclass(frozen=True)
-class At:
-    """An issuer, and the provider that it is here."""
-
-    issuer: LocalIssuer
-    provider: str
-
-
-def configure(operator: Operator, issuer: LocalIssuer, name: str, *, open_to_all: bool) -> At:
-    metadata = issuer.metadata
-    settings = {
-        "name": name,
-        "issuer": metadata["issuer"],
-        "client_ids": [OUR_APP],
-        "jwks_uri": metadata["jwks_uri"],
-        "auto_provision": open_to_all,
-        "roles": ["user"],
-    }
-    operator.do("providers.put", kind="oidc", settings=settings)
-    return At(issuer, name)
-
-
-APPS = {OUR_APP: "RS256", OTHER_APP: "RS256"}
-
-
-@pytest.fixture(scope="session")
-def configured(node_modules: Path, operator: Operator) -> Iterator[tuple[At, At]]:
-    """Both providers before anybody logs in: a warm function keeps what it has read for a minute."""
-    node = needs("node")
-    with (
-        LocalIssuer.start(node, node_modules, APPS) as one,
-        LocalIssuer.start(node, node_modules, APPS) as another,
-    ):
-        yield (
-            configure(operator, one, "closed", open_to_all=False),
-            configure(operator, another, "anybody", open_to_all=True),
-        )
 
 
 @pytest.fixture

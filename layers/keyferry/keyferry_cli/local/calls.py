@@ -31,6 +31,9 @@ class Call:
     function: str | None
     """The function that called (`refresh`, `deliver_key`, …); None for calls from outside, such as a test's own."""
 
+    table: str | None = None
+    """The DynamoDB table, for a call that names one."""
+
 
 @dataclass(slots=True)
 class CallCount:
@@ -58,6 +61,10 @@ class CallCount:
     def by(self, function: str) -> CallCount:
         """Only the calls of one function."""
         return CallCount([call for call in self.calls if call.function == function])
+
+    def besides(self, table: str) -> CallCount:
+        """Without those that are about one table, such as the keyring's, which is read by the clock."""
+        return CallCount([call for call in self.calls if call.table != table])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +123,9 @@ def _call(entry: dict[str, Any]) -> Call:
     detail = json.loads(entry["CloudTrailEvent"])
     application = _APPLICATION.search(detail.get("userAgent", ""))
     service = str(entry["EventSource"]).removesuffix(".amazonaws.com")
-    return Call(service, str(entry["EventName"]), application.group(1) if application else None)
+    return Call(
+        service=service,
+        operation=str(entry["EventName"]),
+        function=application.group(1) if application else None,
+        table=(detail.get("requestParameters") or {}).get("TableName"),
+    )
