@@ -160,6 +160,32 @@ def test_a_disabled_user(
     )
 
 
+def test_a_user_whom_a_provider_brought_is_named_by_sub(
+    new_device: Callable[..., Device], anybody: At, operator: Operator
+) -> None:
+    someone, device = person(), new_device()
+
+    def again() -> httpx.Response:
+        return log_in(device, anybody.provider, sign_in(device, anybody, someone))
+
+    assert again().status_code == 200
+    claims = jwt.decode(device.tokens["access_token"], options={"verify_signature": False})
+    sub = claims["sub"]
+    assert operator.do("users.disable", sub=sub)["revoked"] == 1
+    is_error(device.refresh(), 400, "invalid_grant")
+    is_error(again(), 400, "invalid_grant")
+    operator.do("users.enable", sub=sub)
+    assert again().status_code == 200
+    identity = {"provider": anybody.provider, "subject": someone}
+    assert operator.do("users.unlink", sub=sub, **identity)["revoked"] == 1
+    is_error(device.refresh(), 400, "invalid_grant")
+    assert operator.invoke("users.unlink", sub=sub, **identity)["error"]["error"] == "not_found"
+    # Unlinked, and nobody's: a provider that makes users of whoever comes makes another one.
+    assert again().status_code == 200
+    claims = jwt.decode(device.tokens["access_token"], options={"verify_signature": False})
+    assert claims["sub"] != sub
+
+
 def test_an_identity_opens_one_user(closed: At, operator: Operator, username: str) -> None:
     someone = person()
     operator.invoke("users.add", username="other-user", password=PASSWORD)

@@ -194,6 +194,15 @@ class TestOperator:
         answer = operator.invoke(command, username="nobody-at-all", **arguments)
         assert answer["error"]["error"] == "not_found"
 
+    @pytest.mark.parametrize(
+        "command", ["users.disable", "users.enable", "users.reset_second_factor"]
+    )
+    def test_unknown_subs(self, operator: Operator, command: str) -> None:
+        assert operator.invoke(command, sub="nobody")["error"]["error"] == "not_found"
+        for both_or_none in ({}, {"username": "ana", "sub": "nobody"}, {"sub": ""}):
+            answer = operator.invoke(command, **both_or_none)
+            assert answer["error"]["error"] == "invalid_request"
+
     def test_logins_beside_a_disabling_leave_nothing_alive(
         self,
         username: str,

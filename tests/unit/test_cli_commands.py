@@ -123,6 +123,38 @@ def test_users_link() -> None:
     assert run(fake, "users", "link", "ana", *options[:2]).exit_code == 2
 
 
+def test_users_unlink() -> None:
+    fake = FakeAws({"sub": "s-1", "provider": "google", "subject": "118-ana", "revoked": 2})
+    options = ("--provider", "google", "--subject", "118-ana")
+    result = run(fake, "users", "unlink", "ana", *options)
+    assert result.stdout == "118-ana at google no longer logs in as ana; ended 2 session(s).\n"
+    arguments = {"username": "ana", "provider": "google", "subject": "118-ana"}
+    assert fake.events == [{"command": "users.unlink", "arguments": arguments}]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("disable",),
+        ("enable",),
+        ("link", "--provider", "google", "--subject", "118-ana"),
+        ("unlink", "--provider", "google", "--subject", "118-ana"),
+        ("reset-second-factor", "--yes"),
+    ],
+)
+def test_users_are_named_by_name_or_by_sub(command: tuple[str, ...]) -> None:
+    fake = FakeAws({"sub": "s-1", "provider": "google", "subject": "118-ana", "revoked": 2})
+    result = run(fake, "users", *command, "--sub", "s-1")
+    assert result.exit_code == 0
+    assert "s-1" in result.stdout
+    (event,) = fake.events
+    assert event["arguments"]["sub"] == "s-1"
+    assert "username" not in event["arguments"]
+    assert run(fake, "users", *command).exit_code == 2
+    assert run(fake, "users", *command, "ana", "--sub", "s-1").exit_code == 2
+    assert fake.events == [event]
+
+
 def test_users_reset_second_factor_asks_first_and_says_that_sessions_end() -> None:
     fake = FakeAws({"sub": "s-1", "second_factor": False, "revoked": 2})
     for answer in ("n\n", "", "\n"):

@@ -27,6 +27,14 @@ Region = Annotated[str | None, typer.Option(help="AWS region; else the usual AWS
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
+OneUsername = Annotated[str | None, typer.Argument(help="Login name; or give --sub.")]
+Sub = Annotated[
+    str | None,
+    typer.Option(
+        "--sub", help="The user's `sub` in place of a name, as for one whom a provider brought."
+    ),
+]
+
 DEFAULT_STACK = "keyferry-dev"
 """The stack name of samconfig.toml."""
 
@@ -85,3 +93,10 @@ def row(*cells: object) -> tuple[Text, ...]:
 
 def utc(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
+
+
+def one_user(username: str | None, sub: str | None) -> dict[str, str]:
+    """The arguments that name a user to the operator function."""
+    if (username is None) == (sub is None):
+        raise typer.BadParameter("give either a user name or --sub")
+    return {"username": username} if username is not None else {"sub": str(sub)}

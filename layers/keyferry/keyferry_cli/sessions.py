@@ -9,11 +9,14 @@ import typer
 from keyferry_cli.command_line import (
     DEFAULT_STACK,
     AsJson,
+    OneUsername,
     Output,
     Profile,
     Region,
     Stack,
+    Sub,
     functions_of,
+    one_user,
 )
 
 sessions = typer.Typer(help="Logins on devices.", no_args_is_help=True)
@@ -22,8 +25,8 @@ sessions = typer.Typer(help="Logins on devices.", no_args_is_help=True)
 @sessions.command("revoke")
 def revoke_sessions(
     context: typer.Context,
-    username: Annotated[str | None, typer.Argument(help="Login name; or give --sub.")] = None,
-    sub: Annotated[str | None, typer.Option(help="The user's `sub` in place of a name.")] = None,
+    username: OneUsername = None,
+    sub: Sub = None,
     session: Annotated[
         str | None, typer.Option(help="Only this session id; else all of the user's sessions.")
     ] = None,
@@ -33,9 +36,7 @@ def revoke_sessions(
     as_json: AsJson = False,
 ) -> None:
     """End a user's sessions at once: no refresh and no key from now on."""
-    if (username is None) == (sub is None):
-        raise typer.BadParameter("give either a user name or --sub")
-    arguments = {"username": username} if username is not None else {"sub": sub}
+    arguments = one_user(username, sub)
     if session is not None:
         arguments["sid"] = session
     with functions_of(context, stack, profile, region) as functions:

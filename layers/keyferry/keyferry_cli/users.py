@@ -10,12 +10,15 @@ import typer
 from keyferry_cli.command_line import (
     DEFAULT_STACK,
     AsJson,
+    OneUsername,
     Output,
     Profile,
     Region,
     Stack,
+    Sub,
     Yes,
     functions_of,
+    one_user,
     utc,
 )
 from keyferry_cli.secret_input import read_secret
@@ -23,6 +26,12 @@ from keyferry_cli.secret_input import read_secret
 users = typer.Typer(help="People who may log in.", no_args_is_help=True)
 
 Username = Annotated[str, typer.Argument(help="Login name.")]
+ProviderName = Annotated[
+    str, typer.Option("--provider", help="Name of a provider; see `providers list`.")
+]
+Subject = Annotated[
+    str, typer.Option("--subject", help="The user's `sub` at that provider; not an address.")
+]
 PasswordFile = Annotated[
     Path | None, typer.Option(help="File with the password; `-` is standard input.")
 ]
@@ -102,7 +111,8 @@ def set_password(
 @users.command("disable")
 def disable_user(
     context: typer.Context,
-    username: Username,
+    username: OneUsername = None,
+    sub: Sub = None,
     stack: Stack = DEFAULT_STACK,
     profile: Profile = None,
     region: Region = None,
@@ -110,16 +120,17 @@ def disable_user(
 ) -> None:
     """Let a user log in no more, and end the user's sessions: no refresh and no key from now on."""
     with functions_of(context, stack, profile, region) as functions:
-        result = functions.operate("users.disable", username=username)
+        result = functions.operate("users.disable", **one_user(username, sub))
         Output(as_json).result(
-            result, f"Disabled {username}; ended {result['revoked']} session(s)."
+            result, f"Disabled {username or sub}; ended {result['revoked']} session(s)."
         )
 
 
 @users.command("enable")
 def enable_user(
     context: typer.Context,
-    username: Username,
+    username: OneUsername = None,
+    sub: Sub = None,
     stack: Stack = DEFAULT_STACK,
     profile: Profile = None,
     region: Region = None,
@@ -127,18 +138,17 @@ def enable_user(
 ) -> None:
     """Let a disabled user log in again. Sessions that have ended stay ended."""
     with functions_of(context, stack, profile, region) as functions:
-        result = functions.operate("users.enable", username=username)
-        Output(as_json).result(result, f"Enabled {username}.")
+        result = functions.operate("users.enable", **one_user(username, sub))
+        Output(as_json).result(result, f"Enabled {username or sub}.")
 
 
 @users.command("link")
 def link_identity(
     context: typer.Context,
-    username: Username,
-    provider: Annotated[str, typer.Option(help="Name of a provider; see `providers list`.")],
-    subject: Annotated[
-        str, typer.Option("--subject", help="The user's `sub` at that provider; not an address.")
-    ],
+    provider: ProviderName,
+    subject: Subject,
+    username: OneUsername = None,
+    sub: Sub = None,
     stack: Stack = DEFAULT_STACK,
     profile: Profile = None,
     region: Region = None,
@@ -147,17 +157,42 @@ def link_identity(
     """Let whoever signs in as SUBJECT at a provider log in as this user."""
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate(
-            "users.link", username=username, provider=provider, subject=subject
+            "users.link", **one_user(username, sub), provider=provider, subject=subject
         )
         Output(as_json).result(
-            result, f"{result['subject']} at {result['provider']} now logs in as {username}."
+            result, f"{result['subject']} at {result['provider']} now logs in as {username or sub}."
+        )
+
+
+@users.command("unlink")
+def unlink_identity(
+    context: typer.Context,
+    provider: ProviderName,
+    subject: Subject,
+    username: OneUsername = None,
+    sub: Sub = None,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let SUBJECT at a provider log in as this user no more, and end the user's sessions."""
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate(
+            "users.unlink", **one_user(username, sub), provider=provider, subject=subject
+        )
+        Output(as_json).result(
+            result,
+            f"{result['subject']} at {result['provider']} no longer logs in as {username or sub};"
+            f" ended {result['revoked']} session(s).",
         )
 
 
 @users.command("reset-second-factor")
 def reset_second_factor(
     context: typer.Context,
-    username: Username,
+    username: OneUsername = None,
+    sub: Sub = None,
     yes: Yes = False,
     stack: Stack = DEFAULT_STACK,
     profile: Profile = None,
@@ -167,15 +202,16 @@ def reset_second_factor(
     """Take a user's second factor away, for a lost phone without recovery codes, and end the user's
     sessions. From then on the first factor alone logs in, until the user sets up another one.
     """
+    user = one_user(username, sub)
     if not yes:
         question = (
-            f"Reset the second factor of {username} in {stack}? This ends all sessions of the user,"
+            f"Reset the second factor of {username or sub} in {stack}? This ends all sessions of the user,"
             " and the password or the provider alone then opens the account"
         )
         typer.confirm(question, abort=True, err=True)
     with functions_of(context, stack, profile, region) as functions:
-        result = functions.operate("users.reset_second_factor", username=username)
+        result = functions.operate("users.reset_second_factor", **user)
         Output(as_json).result(
             result,
-            f"Reset the second factor of {username}; ended {result['revoked']} session(s).",
+            f"Reset the second factor of {username or sub}; ended {result['revoked']} session(s).",
         )

@@ -59,10 +59,20 @@ class AddUser(BaseModel):
     roles: Annotated[list[Role], Field(max_length=32)] = []
 
 
-class NamedUser(BaseModel):
+class OneUser(BaseModel):
+    """Who logs in as ``username``, or is ``sub``: whoever came by a provider has no name to log in
+    with."""
+
     model_config = _STRICT
 
-    username: str
+    username: str | None = None
+    sub: Annotated[str, StringConstraints(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.username is None) == (self.sub is None):
+            raise ValueError("either username or sub")
+        return self
 
 
 class NamedProvider(BaseModel):
@@ -71,10 +81,9 @@ class NamedProvider(BaseModel):
     name: str
 
 
-class LinkIdentity(BaseModel):
-    model_config = _STRICT
+class LinkIdentity(OneUser):
+    """``subject`` is the user's ``sub`` at the provider."""
 
-    username: str
     provider: str
     subject: Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -143,20 +152,10 @@ class Nothing(BaseModel):
     model_config = _STRICT
 
 
-class RevokeSessions(BaseModel):
-    """Of the user called ``username``, or of ``sub``: all of them, or only ``sid``."""
+class RevokeSessions(OneUser):
+    """All sessions of the user, or only ``sid``."""
 
-    model_config = _STRICT
-
-    username: str | None = None
-    sub: str | None = None
     sid: str | None = None
-
-    @model_validator(mode="after")
-    def _one_user(self) -> Self:
-        if (self.username is None) == (self.sub is None):
-            raise ValueError("either username or sub")
-        return self
 
 
 class Invocation(BaseModel):
@@ -215,13 +214,14 @@ class Operator:
         """By name: what takes the arguments and the invocation's id."""
         return {
             "users.add": lambda a, _: self.add_user(AddUser.model_validate(a)),
-            "users.disable": lambda a, i: self.disable_user(NamedUser.model_validate(a), i),
-            "users.enable": lambda a, _: self.enable_user(NamedUser.model_validate(a)),
+            "users.disable": lambda a, i: self.disable_user(OneUser.model_validate(a), i),
+            "users.enable": lambda a, _: self.enable_user(OneUser.model_validate(a)),
             "users.set_password": lambda a, i: self.set_password(SetPassword.model_validate(a), i),
             "users.reset_second_factor": lambda a, i: self.reset_second_factor(
-                NamedUser.model_validate(a), i
+                OneUser.model_validate(a), i
             ),
             "users.link": lambda a, _: self.link_identity(LinkIdentity.model_validate(a)),
+            "users.unlink": lambda a, i: self.unlink_identity(LinkIdentity.model_validate(a), i),
             "providers.put": lambda a, _: self.put_provider(PutProvider.model_validate(a)),
             "providers.list": lambda a, _: self.list_providers(Nothing.model_validate(a)),
             "providers.remove": lambda a, _: self.remove_provider(NamedProvider.model_validate(a)),
@@ -277,14 +277,14 @@ class Operator:
             "expires_at": invitation.expires_at,
         }
 
-    def disable_user(self, request: NamedUser, request_id: str) -> dict[str, Any]:
+    def disable_user(self, request: OneUser, request_id: str) -> dict[str, Any]:
         """From the first write on, no login and no delivery; when this returns, no session."""
-        sub = self._set_status(request.username, UserStatus.DISABLED)
+        sub = self._set_status(request, UserStatus.DISABLED)
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "status": UserStatus.DISABLED, "revoked": ended}
 
-    def enable_user(self, request: NamedUser) -> dict[str, Any]:
-        sub = self._set_status(request.username, UserStatus.ACTIVE)
+    def enable_user(self, request: OneUser) -> dict[str, Any]:
+        sub = self._set_status(request, UserStatus.ACTIVE)
         return {"sub": sub, "status": UserStatus.ACTIVE}
 
     def set_password(self, request: SetPassword, request_id: str) -> dict[str, Any]:
@@ -297,22 +297,22 @@ class Operator:
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "revoked": ended}
 
-    def reset_second_factor(self, request: NamedUser, request_id: str) -> dict[str, Any]:
+    def reset_second_factor(self, request: OneUser, request_id: str) -> dict[str, Any]:
         """For somebody who has lost the phone and the recovery codes; that phone's session, and
         every other one, ends with it."""
-        sub = self._sub(request.username)
-        second_factor.remove(
+        sub = self._sub(request)
+        removed = second_factor.remove(
             self.users.client, self.users.credentials_table, self.users.users_table, sub
         )
+        if not removed:
+            raise CommandRefused("not_found", "There is no such user.")
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "second_factor": False, "revoked": ended}
 
     def link_identity(self, request: LinkIdentity) -> dict[str, Any]:
         """Let an identity of a provider open a user that exists."""
-        provider = self.providers.read().by_name.get(request.provider)
-        if provider is None:
-            raise CommandRefused("not_found", "There is no provider of that name.")
-        sub = self._sub(request.username)
+        provider = self._provider(request.provider)
+        sub = self._sub(request)
         linked = self.federated.link(
             FederatedCredential(issuer=provider.issuer, subject=request.subject, sub=sub),
             self.now(),
@@ -320,8 +320,24 @@ class Operator:
         if linked is Link.TAKEN:
             raise CommandRefused("already_exists", "That identity opens another user.")
         if linked is Link.NO_USER:
-            raise CommandRefused("not_found", "There is no user of that name.")
+            raise CommandRefused("not_found", "There is no such user.")
         return {"sub": sub, "provider": provider.name, "subject": request.subject}
+
+    def unlink_identity(self, request: LinkIdentity, request_id: str) -> dict[str, Any]:
+        """From the first write on, no login by it; when this returns, no session. A session does
+        not know which credential began it, so all of the user's end."""
+        provider = self._provider(request.provider)
+        sub = self._sub(request)
+        credential = FederatedCredential(issuer=provider.issuer, subject=request.subject, sub=sub)
+        if not self.federated.unlink(credential):
+            raise CommandRefused("not_found", "That identity does not open that user.")
+        ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
+        return {
+            "sub": sub,
+            "provider": provider.name,
+            "subject": request.subject,
+            "revoked": ended,
+        }
 
     def put_provider(self, request: PutProvider) -> dict[str, Any]:
         """Add a provider, or replace the one of its name."""
@@ -372,21 +388,29 @@ class Operator:
         return {"name": entry.name, "deleted_versions": versions}
 
     def revoke_sessions(self, request: RevokeSessions, request_id: str) -> dict[str, Any]:
-        sub = request.sub if request.sub is not None else self._sub(request.username or "")
+        sub = self._sub(request)
         if request.sid is None:
             ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         else:
             ended = int(self.sessions.end(sub, request.sid, request_id=request_id))
         return {"revoked": ended}
 
-    def _set_status(self, username: str, status: UserStatus) -> str:
-        sub = self._sub(username)
+    def _set_status(self, user: OneUser, status: UserStatus) -> str:
+        sub = self._sub(user)
         if not self.users.set_status(sub, status):
-            raise CommandRefused("not_found", "There is no user of that name.")
+            raise CommandRefused("not_found", "There is no such user.")
         return sub
 
-    def _sub(self, username: str) -> str:
-        credential = self.users.password_credential(_canonical(username))
+    def _provider(self, name: str) -> Provider:
+        provider = self.providers.read().by_name.get(name)
+        if provider is None:
+            raise CommandRefused("not_found", "There is no provider of that name.")
+        return provider
+
+    def _sub(self, user: OneUser) -> str:
+        if user.username is None:
+            return user.sub or ""
+        credential = self.users.password_credential(_canonical(user.username))
         if credential is None:
             raise CommandRefused("not_found", "There is no user of that name.")
         return credential.sub

@@ -176,15 +176,15 @@ def remove(
     sub: str,
     *,
     also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({}),
-) -> None:
-    """Take a user's second factor out of force; nothing happens when there is none. Needs no right
-    to unseal one."""
+) -> bool:
+    """Take a user's second factor out of force, if there is one. Needs no right to unseal one.
+    Return False, and nothing has happened, when there is no such user or ``also`` did not hold."""
     writes: dict[str, TransactWriteItemTypeDef] = {
         "enrolment": {"Delete": {"TableName": credentials_table, "Key": enrolment_key(sub)}},
         "user": _in_force(users_table, sub, in_force=False),
         **also,
     }
-    write_all(client, "dynamodb:TransactWriteItems totp", writes)
+    return not write_all(client, "dynamodb:TransactWriteItems totp", writes)
 
 
 def _in_force(users_table: str, sub: str, *, in_force: bool) -> TransactWriteItemTypeDef:
