@@ -136,7 +136,7 @@ def test_codes_are_guessed_at_no_faster_than_passwords(
     thief = new_device()
     # The wait after the free ones doubles from 2 s on: sooner or later an attempt comes too early,
     # however slow this machine is.
-    attempts = []
+    attempts: list[tuple[int, str]] = []
     while len(attempts) < ACCOUNT.free + 10:
         response = thief.http.post(
             f"{thief.api_url}/v1/login",
