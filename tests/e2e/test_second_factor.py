@@ -25,12 +25,20 @@ if TYPE_CHECKING:
     from tests.e2e.device import Device
 
 
+def this_step() -> int:
+    """The step of now, with enough of it left that a code of the one before is still in time."""
+    left = totp.STEP_SECONDS - time.time() % totp.STEP_SECONDS
+    if left < 5:
+        time.sleep(left)
+    return int(time.time()) // totp.STEP_SECONDS
+
+
 def enrol(device: Device) -> tuple[bytes, list[str], int]:
     """Turn TOTP on. Return the secret, the recovery codes, and the step of the code used for it."""
     begun = device.resource("POST", "/v1/mfa/totp").json()
     secret = base64.b32decode(begun["secret"])
     assert begun["secret"] in begun["otpauth_uri"]
-    step = int(time.time()) // totp.STEP_SECONDS - 1
+    step = this_step() - 1
     confirmed = device.resource(
         "POST", "/v1/mfa/totp/confirm", json={"code": totp.code_at(secret, step)}
     )
@@ -41,7 +49,7 @@ def enrol(device: Device) -> tuple[bytes, list[str], int]:
 
 def code(secret: bytes, *, after: int) -> str:
     """A code that is newer than the one of step ``after`` and good now."""
-    step = max(after + 1, int(time.time()) // totp.STEP_SECONDS - 1)
+    step = max(after + 1, this_step() - 1)
     while step > int(time.time()) // totp.STEP_SECONDS + totp.SKEW_STEPS:
         time.sleep(1)
     return totp.code_at(secret, step)
