@@ -15,22 +15,20 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.aws import batch_get, write_all
 from keyferry.errors import KeyferryError, RequestRefused, Unavailable
-from keyferry.sessions.model import Session, Status
+from keyferry.sessions.model import Session
 from keyferry.sessions.store import (
-    ACTIVE,
     SessionStore,
     session_from_item,
     session_to_item,
 )
 from keyferry.users.model import User, UserStatus
-from keyferry.users.store import UserStore, encode_sessions
+from keyferry.users.store import UserStore
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
     from keyferry.aws import Item
 
-SAME_SESSIONS: Final = "sessions = :seen"
 NEW_SESSION: Final = "attribute_not_exists(sid)"
 
 _ATTEMPTS: Final = 8
@@ -116,22 +114,8 @@ class SessionOpening:
         ended: tuple[str, ...],
     ) -> dict[str, TransactWriteItemTypeDef]:
         """What belongs to a new session, by a name for each condition."""
-        counted = (*kept, session.sid)
         writes: dict[str, TransactWriteItemTypeDef] = {
-            "user": {
-                "Update": {
-                    "TableName": self.users.users_table,
-                    "Key": {"sub": {"S": user.sub}},
-                    "ConditionExpression": f"{ACTIVE} AND {SAME_SESSIONS}",
-                    "UpdateExpression": "SET sessions = :sessions",
-                    "ExpressionAttributeNames": {"#status": "status"},
-                    "ExpressionAttributeValues": {
-                        ":active": {"S": UserStatus.ACTIVE},
-                        ":seen": {"S": encode_sessions(user.sessions)},
-                        ":sessions": {"S": encode_sessions(counted)},
-                    },
-                }
-            },
+            "user": self.users.counted_sessions(user, (*kept, session.sid)),
             "credential": still_so,
             "session": {
                 "Put": {
@@ -142,17 +126,5 @@ class SessionOpening:
             },
         }
         for sid in ended:
-            writes[sid] = {
-                "Update": {
-                    "TableName": self.sessions.table,
-                    "Key": {"sub": {"S": user.sub}, "sid": {"S": sid}},
-                    "ConditionExpression": ACTIVE,
-                    "UpdateExpression": "SET #status = :logged_out",
-                    "ExpressionAttributeNames": {"#status": "status"},
-                    "ExpressionAttributeValues": {
-                        ":active": {"S": Status.ACTIVE},
-                        ":logged_out": {"S": Status.LOGGED_OUT},
-                    },
-                }
-            }
+            writes[sid] = self.sessions.ending(user.sub, sid)
         return writes

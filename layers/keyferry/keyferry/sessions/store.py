@@ -31,6 +31,7 @@ from keyferry.tokens.refresh import MAX_GENERATION
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
     from keyferry.aws import Item
 
@@ -142,6 +143,22 @@ class SessionStore:
             conditions=(SAME_SECRET, SAME_CLIENT),
             values={":secret_hash": {"B": secret_hash}, ":client_id": {"S": client_id}},
         )
+
+    def ending(self, sub: str, sid: str) -> TransactWriteItemTypeDef:
+        """For a transaction: log a session out, if it is active."""
+        return {
+            "Update": {
+                "TableName": self.table,
+                "Key": {"sub": {"S": sub}, "sid": {"S": sid}},
+                "ConditionExpression": ACTIVE,
+                "UpdateExpression": "SET #status = :logged_out",
+                "ExpressionAttributeNames": {"#status": "status"},
+                "ExpressionAttributeValues": {
+                    ":active": {"S": Status.ACTIVE},
+                    ":logged_out": {"S": Status.LOGGED_OUT},
+                },
+            }
+        }
 
     def end_all(self, sub: str, *, now: int, request_id: str) -> int:
         """Log out every session of a user. Return how many were active until now."""

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final
 from keyferry.aws import write_all
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.sessions.model import Session, Status
-from keyferry.sessions.opening import SAME_SESSIONS
 from keyferry.sessions.store import ACTIVE, SessionStore
 from keyferry.users.model import User, UserStatus
-from keyferry.users.store import PasswordCredential, UserStore, encode_sessions
+from keyferry.users.store import PasswordCredential, UserStore
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -89,20 +88,7 @@ class PasswordChange:
     ) -> dict[str, TransactWriteItemTypeDef]:
         writes: dict[str, TransactWriteItemTypeDef] = {
             "credential": self.users.same_password(credential, stronger_phc=phc),
-            "user": {
-                "Update": {
-                    "TableName": self.users.users_table,
-                    "Key": {"sub": {"S": user.sub}},
-                    "ConditionExpression": f"{ACTIVE} AND {SAME_SESSIONS}",
-                    "UpdateExpression": "SET sessions = :sessions",
-                    "ExpressionAttributeNames": {"#status": "status"},
-                    "ExpressionAttributeValues": {
-                        ":active": {"S": UserStatus.ACTIVE},
-                        ":seen": {"S": encode_sessions(user.sessions)},
-                        ":sessions": {"S": encode_sessions((own.sid,))},
-                    },
-                }
-            },
+            "user": self.users.counted_sessions(user, (own.sid,)),
             "own": {
                 "ConditionCheck": {
                     "TableName": self.sessions.table,
@@ -114,17 +100,5 @@ class PasswordChange:
             },
         }
         for other in others:
-            writes[f"session {other.sid}"] = {
-                "Update": {
-                    "TableName": self.sessions.table,
-                    "Key": {"sub": {"S": user.sub}, "sid": {"S": other.sid}},
-                    "ConditionExpression": ACTIVE,
-                    "UpdateExpression": "SET #status = :logged_out",
-                    "ExpressionAttributeNames": {"#status": "status"},
-                    "ExpressionAttributeValues": {
-                        ":active": {"S": Status.ACTIVE},
-                        ":logged_out": {"S": Status.LOGGED_OUT},
-                    },
-                }
-            }
+            writes[f"session {other.sid}"] = self.sessions.ending(user.sub, other.sid)
         return writes

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from keyferry.aws import Item
 
 SAME_HASH: Final = "phc = :seen"
+ACTIVE: Final = "#status = :active"
+SAME_SESSIONS: Final = "sessions = :seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,24 @@ class UserStore:
                 "ConditionExpression": SAME_HASH,
                 "UpdateExpression": "SET phc = :phc",
                 "ExpressionAttributeValues": {**seen, ":phc": {"S": stronger_phc}},
+            }
+        }
+
+    def counted_sessions(self, user: User, sids: tuple[str, ...]) -> TransactWriteItemTypeDef:
+        """For a transaction: ``sids`` in the place of the sessions that count, if ``user`` is active
+        and the list is still the one that was read."""
+        return {
+            "Update": {
+                "TableName": self.users_table,
+                "Key": {"sub": {"S": user.sub}},
+                "ConditionExpression": f"{ACTIVE} AND {SAME_SESSIONS}",
+                "UpdateExpression": "SET sessions = :sessions",
+                "ExpressionAttributeNames": {"#status": "status"},
+                "ExpressionAttributeValues": {
+                    ":active": {"S": UserStatus.ACTIVE},
+                    ":seen": {"S": encode_sessions(user.sessions)},
+                    ":sessions": {"S": encode_sessions(sids)},
+                },
             }
         }
 
