@@ -31,10 +31,8 @@ from keyferry.errors import CommandRefused, Unavailable
 from keyferry.federation import providers as presets
 from keyferry.federation.providers import Nonce, Provider
 from keyferry.federation.store import FederatedCredential, FederatedStore, Link, ProviderStore
-from keyferry.jose import base64url
-from keyferry.operator.user_import import ImportUsers, UserImport
+from keyferry.operator.user_import import ImportUsers, Role, UserImport
 from keyferry.sessions.store import SessionStore
-from keyferry.tokens.refresh import ID_BYTES
 from keyferry.users import second_factor
 from keyferry.users.invitation import Invitation, InvitationStore, hash_code, new_code
 from keyferry.users.model import User, UserStatus, canonical_username
@@ -46,7 +44,6 @@ from keyferry.vault.store import VaultStore
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-Role = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 PolicyWord = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9_.:-]{1,64})$")]
 KeyName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 
@@ -239,13 +236,7 @@ class Operator:
 
     def add_user(self, request: AddUser) -> dict[str, Any]:
         username, password = _canonical(request.username), _password(request.password)
-        user = User(
-            sub=base64url.encode(self.random(ID_BYTES)),
-            username=request.username,
-            status=UserStatus.ACTIVE,
-            roles=tuple(dict.fromkeys(request.roles)),
-            created_at=self.now(),
-        )
+        user = User.new(request.username, request.roles, now=self.now(), random=self.random)
         phc = hash_password(password, random=self.random)
         if not self.users.add(user, PasswordCredential(username, user.sub, phc)):
             raise CommandRefused("already_exists", "There is a user of that name.")

@@ -13,8 +13,6 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
-from keyferry.jose import base64url
-from keyferry.tokens.refresh import ID_BYTES
 from keyferry.users import stored_hashes
 from keyferry.users.model import User, UserStatus, canonical_username
 from keyferry.users.store import PasswordCredential, UserStore
@@ -79,12 +77,12 @@ class UserImport:
 
     def _read(self, row: dict[str, Any]) -> tuple[User, PasswordCredential]:
         read, canonical = checked(row)
-        user = User(
-            sub=base64url.encode(self.random(ID_BYTES)),
-            username=read.username,
+        user = User.new(
+            read.username,
+            read.roles,
+            now=self.now(),
+            random=self.random,
             status=UserStatus.DISABLED if read.disabled else UserStatus.ACTIVE,
-            roles=tuple(dict.fromkeys(read.roles)),
-            created_at=self.now(),
         )
         phc = read.password_hash.get_secret_value()
         return user, PasswordCredential(canonical, user.sub, phc)

@@ -16,14 +16,12 @@ from keyferry.edge.request import JSON, Request
 from keyferry.edge.response import Response, of_json
 from keyferry.edge.telemetry import Metric, count, logger
 from keyferry.errors import RequestRefused
-from keyferry.jose import base64url
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.store import SessionStore
 from keyferry.tokens.access import AccessToken
-from keyferry.tokens.refresh import ID_BYTES
 from keyferry.users.guessing import Attempt, GuessStore
 from keyferry.users.invitation import InvitationStore
-from keyferry.users.model import MAX_USERNAME_LENGTH, User, UserStatus, canonical_username
+from keyferry.users.model import MAX_USERNAME_LENGTH, User, canonical_username
 from keyferry.users.new_password import NewPasswordPolicy
 from keyferry.users.password_change import PasswordChange
 from keyferry.users.passwords import (
@@ -119,7 +117,7 @@ class Accounts:
         code = body.code.get_secret_value()
         if invitation is None or not invitation.is_opened_by(code, now):
             raise _not_invited()
-        user = self._new_user(invitation.username, invitation.roles)
+        user = User.new(invitation.username, invitation.roles, now=now, random=self.random)
         credential = PasswordCredential(username, user.sub, phc)
         if not self.invitations.redeem(invitation, user, credential, now=now):
             raise _not_invited()
@@ -136,7 +134,7 @@ class Accounts:
         body = _body(request, RegisterRequest)
         authentication.client_id(request, self.keyring)
         username = _canonical(body.username)
-        user = self._new_user(body.username, ())
+        user = User.new(body.username, (), now=self.now(), random=self.random)
         credential = PasswordCredential(username, user.sub, self._hash(body.password, username))
         if not self.invitations.register(user, credential, now=self.now()):
             raise RequestRefused("username_taken", "register: taken or invited")
@@ -201,15 +199,6 @@ class Accounts:
     def _hash(self, password: SecretStr, username: str) -> str:
         octets = self.passwords.admit(password.get_secret_value(), username=username)
         return hash_password(octets, random=self.random)
-
-    def _new_user(self, username: str, roles: tuple[str, ...]) -> User:
-        return User(
-            sub=base64url.encode(self.random(ID_BYTES)),
-            username=username,
-            status=UserStatus.ACTIVE,
-            roles=roles,
-            created_at=self.now(),
-        )
 
 
 def _body(request: Request, kind: type[Body]) -> Body:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
+
+from keyferry.jose import base64url
+from keyferry.tokens.refresh import ID_BYTES
 
 MAX_USERNAME_LENGTH: Final = 254
 """Characters: the longest e-mail address (RFC 5321 §4.5.3.1.3)."""
@@ -32,6 +36,25 @@ class User:
     created_at: int
     sessions: tuple[str, ...] = ()
     second_factor: bool = False
+
+    @classmethod
+    def new(
+        cls,
+        username: str,
+        roles: Iterable[str],
+        *,
+        now: int,
+        random: Callable[[int], bytes],
+        status: UserStatus = UserStatus.ACTIVE,
+    ) -> Self:
+        """Somebody who was not there before; a role that is named twice counts once."""
+        return cls(
+            sub=base64url.encode(random(ID_BYTES)),
+            username=username,
+            status=status,
+            roles=tuple(dict.fromkeys(roles)),
+            created_at=now,
+        )
 
 
 def canonical_username(username: str) -> str:
