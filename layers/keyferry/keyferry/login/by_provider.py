@@ -19,7 +19,7 @@ from keyferry.login.request import LoginRequest
 from keyferry.tokens.refresh import ID_BYTES
 from keyferry.users.guessing import Attempt, GuessStore
 from keyferry.users.model import User, UserStatus
-from keyferry.users.second_factor import SecondFactors, enrolment_key
+from keyferry.users.second_factor import SecondFactors
 from keyferry.users.store import UserStore
 
 
@@ -82,15 +82,15 @@ class ProviderLogin:
         if otp is None:
             count(Metric.SECOND_FACTOR_REQUIRED)
             raise RequestRefused("mfa_required", "federated login")
-        attempt = self.guesses.reserve(
-            f"totp {user.sub}",
+        attempt = self.factors.use_counted(
+            self.guesses,
+            user.sub,
+            otp,
             jkt=origin.jkt,
             source_ip=origin.source_ip,
-            now=self.now(),
+            now=self.now,
             invocation_id=origin.invocation_id,
-            beside=(self.factors.credentials_table, enrolment_key(user.sub)),
         )
-        if not self.factors.use(user.sub, otp, now=self.now()):
-            self.guesses.failed(attempt)
+        if attempt is None:
             raise refused("code wrong or used")
         return attempt

@@ -21,7 +21,7 @@ from keyferry.sessions.live import LiveSessions
 from keyferry.users import totp
 from keyferry.users.guessing import GuessStore
 from keyferry.users.model import User
-from keyferry.users.second_factor import SecondFactors, enrolment_key
+from keyferry.users.second_factor import SecondFactors
 
 Code = Annotated[str, StringConstraints(min_length=6, max_length=32)]
 
@@ -95,16 +95,16 @@ class TotpEnrolment:
     def remove(self, request: Request) -> Response:
         """``POST /v1/mfa/totp/remove``, with a code: a stolen session alone must not do it."""
         user, code = self._caller(request), _code(request)
-        attempt = self.guesses.reserve(
-            f"totp {user.sub}",
+        attempt = self.factors.use_counted(
+            self.guesses,
+            user.sub,
+            code,
             jkt="",
             source_ip=request.source_ip,
-            now=self.now(),
+            now=self.now,
             invocation_id=request.invocation_id,
-            beside=(self.factors.credentials_table, enrolment_key(user.sub)),
         )
-        if not self.factors.use(user.sub, code, now=self.now()):
-            self.guesses.failed(attempt)
+        if attempt is None:
             raise RequestRefused("invalid_code", "totp: code")
         self.factors.remove(user.sub, also=self.guesses.forgive(attempt, jkt=""))
         logger.info("second factor", extra={"outcome": "removed", "sub": user.sub})

@@ -5,7 +5,7 @@ The secret is sealed by KMS under a context that names the user; recovery codes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from keyferry.aws import calling, write_all, write_if
 from keyferry.config import Deployment
 from keyferry.users import totp
+from keyferry.users.guessing import Attempt, GuessStore
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -143,6 +144,35 @@ class SecondFactors:
             },
         )
         return used
+
+    def use_counted(
+        self,
+        guesses: GuessStore,
+        sub: str,
+        code: str,
+        *,
+        jkt: str,
+        source_ip: str,
+        now: Callable[[], int],
+        invocation_id: str,
+    ) -> Attempt | None:
+        """As `use`, where no password has counted the attempt already. Return the attempt, to be
+        forgiven, or None when the code was wrong or used.
+
+        Raise `RequestRefused` (``too_many_attempts``).
+        """
+        attempt = guesses.reserve(
+            f"totp {sub}",
+            jkt=jkt,
+            source_ip=source_ip,
+            now=now(),
+            invocation_id=invocation_id,
+            beside=(self.credentials_table, enrolment_key(sub)),
+        )
+        if self.use(sub, code, now=now()):
+            return attempt
+        guesses.failed(attempt)
+        return None
 
     def _use_recovery(self, sub: str, recovery: str) -> bool:
         used, _ = write_if(
