@@ -7,8 +7,8 @@ delivery = Delivery.from_environ()
 
 lambda_handler = endpoint(
     {
-        ("GET", "/v1/keys"): Route(delivery, protected=True),
-        ("GET", "/v1/keys/{name}"): Route(delivery, protected=True),
+        ("GET", "/v1/keys"): Route(delivery.all, protected=True),
+        ("GET", "/v1/keys/{name}"): Route(delivery.one, protected=True),
     },
     keyring=delivery.keyring,
 )

@@ -93,7 +93,14 @@ def operator(stack: LocalStack) -> Iterator[Operator]:
         "no-policy": None,
     }
     for name, policy in policies.items():
-        operator.do("keys.put", name=name, value=SECRETS[name], policy=policy, cache_seconds=60)
+        operator.do(
+            "keys.put",
+            name=name,
+            value=SECRETS[name],
+            policy=policy,
+            cache_seconds=60,
+            promote=True,
+        )
     yield operator
     client.close()
 
@@ -133,7 +140,9 @@ def device(new_device: Callable[..., Device], username: str) -> Device:
 def bearer_operator(bearer_stack: LocalStack) -> Iterator[Operator]:
     client = bearer_stack.boto3_client("lambda")
     operator = Operator(client, bearer_stack.outputs["OperatorFunction"])
-    operator.do("keys.put", name="maps", value=SECRETS["maps"], policy={"roles": ["*"]})
+    operator.do(
+        "keys.put", name="maps", value=SECRETS["maps"], policy={"roles": ["*"]}, promote=True
+    )
     yield operator
     client.close()
 

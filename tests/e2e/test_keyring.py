@@ -105,7 +105,9 @@ def announced_days_ago(stack: LocalStack, days: int) -> None:
 def keyring_operator(keyring_stack: LocalStack) -> Iterator[Operator]:
     client = keyring_stack.boto3_client("lambda")
     operator = Operator(client, keyring_stack.outputs["OperatorFunction"])
-    operator.do("keys.put", name="maps", value=SECRETS["maps"], policy={"roles": ["*"]})
+    operator.do(
+        "keys.put", name="maps", value=SECRETS["maps"], policy={"roles": ["*"]}, promote=True
+    )
     yield operator
     client.close()
 

@@ -161,10 +161,10 @@ class TestDelivery:
         self, device: Device, operator: Operator
     ) -> None:
         policy = {"roles": ["user"]}
-        operator.do("keys.put", name="moving", value="one", policy=policy)
+        operator.do("keys.put", name="moving", value="one", policy=policy, promote=True)
         first = device.keys("/v1/keys/moving")
         assert device.open(first)["keys"]["moving"]["value"] == "one"
-        operator.do("keys.put", name="moving", value="two")
+        operator.do("keys.put", name="moving", value="two", promote=True)
         second = device.keys("/v1/keys/moving", headers={"If-None-Match": first.headers["etag"]})
         assert device.open(second)["keys"]["moving"]["value"] == "two"
         operator.do("keys.delete", name="moving")

@@ -222,7 +222,9 @@ class TestStepUp:
     @pytest.fixture
     def precious(self, operator: Operator) -> str:
         policy = {"roles": ["user"], "second_factor": True}
-        operator.do("keys.put", name="precious", value="precious value", policy=policy)
+        operator.do(
+            "keys.put", name="precious", value="precious value", policy=policy, promote=True
+        )
         return "precious"
 
     def test_a_key_that_asks_for_it(

@@ -247,7 +247,7 @@ class System:
             clients=CLIENTS,
         )
         policy = {"roles": ["*"]}
-        self.operate("keys.put", name="maps", value=SECRETS["maps"], policy=policy)
+        self.operate("keys.put", name="maps", value=SECRETS["maps"], policy=policy, promote=True)
 
     # ---------------------------------------------------------------- time, and functions
 

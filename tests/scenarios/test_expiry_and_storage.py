@@ -80,7 +80,7 @@ class TestConsistency:
         assert last.call("GET", "/.well-known/jwks.json", proof=None).status_code == 200
         system.keyring("keyring.show")
         system.keyring("keyring.rotate")
-        system.operate("keys.put", name="other", value="x")
+        system.operate("keys.put", name="other", value="x", promote=True)
         system.operate("keys.list")
         system.operate("keys.delete", name="other")
         system.operate("users.set_password", username=first.username, password=PASSWORD)

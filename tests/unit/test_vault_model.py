@@ -1,44 +1,62 @@
-"""Who may have which key, and what is remembered of opened ones."""
+"""What the manifest says and how it is stored, and what is remembered of opened keys."""
+
+import json
 
 import pytest
 
 from keyferry.vault.cache import MAX_AGE_SECONDS, MAX_ENTRIES, MAX_USES, OpenedKeys
-from keyferry.vault.model import KeyEntry, Manifest, Policy, is_name
-
-
-def entry(name: str, policy: Policy | None) -> KeyEntry:
-    return KeyEntry(name, 1, None, policy, 300, 0)
-
-
-@pytest.mark.parametrize(
-    ("policy", "roles", "platform", "allowed"),
-    [
-        (Policy(("*",)), (), "ios", True),
-        (Policy(("user",)), ("user",), "ios", True),
-        (Policy(("user", "admin")), ("admin", "x"), "ios", True),
-        (Policy(("user",)), (), "ios", False),
-        (Policy(("user",)), ("User",), "ios", False),
-        (Policy(("user",)), ("*",), "ios", False),
-        (Policy(("*",), ("android",)), (), "ios", False),
-        (Policy(("*",), ("android", "ios")), (), "ios", True),
-        (Policy((), ("*",)), ("user",), "ios", False),
-        (Policy(("*",), ()), ("user",), "ios", False),
-    ],
+from keyferry.vault.model import (
+    Conditions,
+    KeyEntry,
+    Manifest,
+    ValueId,
+    Version,
+    is_name,
 )
-def test_policy(policy: Policy, roles: tuple[str, ...], platform: str, *, allowed: bool) -> None:
-    assert policy.allows(roles=roles, platform=platform) is allowed
-    manifest = Manifest(1, {"k": entry("k", policy)})
-    assert bool(manifest.readable(roles=roles, platform=platform)) is allowed
+from keyferry.vault.upstream import Inject, Upstream
 
-
-def test_default_is_deny() -> None:
-    manifest = Manifest(1, {"k": entry("k", None)})
-    assert manifest.readable(roles=("user", "*"), platform="ios") == ()
+FULL = KeyEntry(
+    name="b",
+    current=Version(5, 100, (Conditions(("user",), ("ios",), min_app_version="2.0"),)),
+    pending=Version(7, 200),
+    previous=Version(3, 50),
+    previous_until=400,
+    min_version=3,
+    policy=Conditions(("user",), ("ios",), "1.2", True, True, 10, 20, 500),
+    cache_seconds=60,
+    updated_at=200,
+    upstream=Upstream("api.example.com", "/v1/", ("POST",), Inject.HEADER, "x-api-key"),
+)
 
 
 def test_round_trip() -> None:
-    keys = {"b": entry("b", Policy(("user",), ("ios",))), "a": entry("a", None)}
-    assert Manifest.from_json(Manifest(7, keys).to_json(), revision=7) == Manifest(7, keys)
+    manifest = Manifest(7, {"b": FULL, "a": KeyEntry.new("a")})
+    assert Manifest.from_json(manifest.to_json(), revision=7) == manifest
+
+
+def test_a_manifest_of_the_first_form() -> None:
+    """As it was stored when a key had one value and no pending version."""
+    stored = {
+        "name": "maps",
+        "version": 5,
+        "previous": 3,
+        "policy": {"roles": ["user"], "platforms": ["*"], "second_factor": False},
+        "cache_seconds": 60,
+        "updated_at": 9,
+    }
+    without = {**stored, "name": "other", "previous": None, "policy": None}
+    manifest = Manifest.from_json(json.dumps([stored, without]), revision=5)
+    assert manifest.keys["maps"] == KeyEntry(
+        "maps", Version(5, 9), None, Version(3, 9), 0, 0, Conditions(("user",)), 60, 9
+    )
+    assert manifest.keys["other"] == KeyEntry("other", Version(5, 9), None, None, 0, 0, None, 60, 9)
+
+
+def test_versions_and_their_values() -> None:
+    assert [version.number for version in FULL.versions()] == [3, 5, 7]
+    assert FULL.current is not None
+    assert FULL.current.values("b") == (ValueId("b", 5, 0), ValueId("b", 5, 1))
+    assert [value.label for value in FULL.current.values("b")] == ["5", "5.1"]
 
 
 @pytest.mark.parametrize("name", ["gemini", "A.b-c_9", "0", "a" * 64])
@@ -55,37 +73,38 @@ class TestOpenedKeys:
     def test_age(self) -> None:
         now = [1000]
         opened = OpenedKeys(lambda: now[0])
-        opened.put("k", 1, b"v")
+        opened.put(ValueId("k", 1), b"v")
         now[0] += MAX_AGE_SECONDS - 1
-        assert opened.get("k", 1) == b"v"
+        assert opened.get(ValueId("k", 1)) == b"v"
         now[0] += 1
-        assert opened.get("k", 1) is None
+        assert opened.get(ValueId("k", 1)) is None
         now[0] -= 2
-        assert opened.get("k", 1) is None, "gone is gone"
+        assert opened.get(ValueId("k", 1)) is None, "gone is gone"
 
     def test_a_clock_set_back_does_not_prolong(self) -> None:
         now = [1000]
         opened = OpenedKeys(lambda: now[0])
-        opened.put("k", 1, b"v")
+        opened.put(ValueId("k", 1), b"v")
         now[0] -= 1
-        assert opened.get("k", 1) is None
+        assert opened.get(ValueId("k", 1)) is None
 
     def test_uses(self) -> None:
         opened = OpenedKeys(lambda: 0)
-        opened.put("k", 1, b"v")
+        opened.put(ValueId("k", 1), b"v")
         for _ in range(MAX_USES):
-            assert opened.get("k", 1) == b"v"
-        assert opened.get("k", 1) is None
+            assert opened.get(ValueId("k", 1)) == b"v"
+        assert opened.get(ValueId("k", 1)) is None
 
     def test_number(self) -> None:
         opened = OpenedKeys(lambda: 0)
         for version in range(MAX_ENTRIES + 1):
-            opened.put("k", version, b"v")
-        assert opened.get("k", 0) is None
-        assert opened.get("k", 1) == b"v"
+            opened.put(ValueId("k", version), b"v")
+        assert opened.get(ValueId("k", 0)) is None
+        assert opened.get(ValueId("k", 1)) == b"v"
 
     def test_versions_are_apart_and_nothing_shows(self) -> None:
         opened = OpenedKeys(lambda: 0)
-        opened.put("k", 1, b"hunter2")
-        assert opened.get("k", 2) is None
+        opened.put(ValueId("k", 1), b"hunter2")
+        assert opened.get(ValueId("k", 2)) is None
+        assert opened.get(ValueId("k", 1, 1)) is None
         assert "hunter2" not in repr(opened)

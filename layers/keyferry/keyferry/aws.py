@@ -72,8 +72,9 @@ def kms() -> KMSClient:
 
 
 @contextmanager
-def calling(operation: str) -> Iterator[None]:
-    """Turn a failure that a later try can mend into `Unavailable`; let any other one through.
+def calling(operation: str, *, passing: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Turn a failure that a later try can mend into `Unavailable`; let any other one through, and
+    the error codes in ``passing``.
 
     A refused KMS call counts as one that can be mended: the operator disabled the key or changed a
     policy, and may do so again. It must reach a phone as 503, never as anything like a logout.
@@ -84,6 +85,8 @@ def calling(operation: str) -> Iterator[None]:
         code = error_code(error)
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         # A 5xx from something before the service has no code, only a status.
+        if code in passing:
+            raise
         if code in _TRANSIENT or status >= 500 or operation.startswith("kms:"):
             raise Unavailable(f"{operation} {code}") from None
         raise

@@ -4,6 +4,7 @@
     ├── RequestRefused      the caller's fault; becomes an OAuth error response
     ├── Unavailable         AWS is throttling or down; becomes 503 with ``Retry-After``
     ├── CommandRefused      an operator command that cannot be carried out
+    ├── Undecipherable      in `keyferry.vault.envelope`: a row that opens neither now nor later
     └── CredentialChanged   in `keyferry.sessions.opening`: what was checked is not so any more
 
 A credential failure has one opaque public text whatever its cause: which check failed is for the
@@ -42,6 +43,13 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         # 403, as neither other credentials (401) nor another request (400) would help: it is the app
         # itself that is not believed.
         "attestation_required": ErrorKind(403, "Only a genuine copy of the app is served here."),
+        # Why a key is not given to somebody who may know that there is one; see `keyferry.vault.access`.
+        "app_version_too_old": ErrorKind(403, "This needs a newer version of the app."),
+        "not_yet_available": ErrorKind(403, "This key is not available yet."),
+        "no_longer_available": ErrorKind(403, "This key is not available any more."),
+        "not_in_rollout": ErrorKind(403, "This key is not available to this user yet."),
+        "proxy_only": ErrorKind(403, "This key is used through /v1/proxy and never delivered."),
+        "too_many_requests": ErrorKind(429, "Asked too often; wait for the time in Retry-After."),
         "not_found": ErrorKind(404, "There is nothing here that you may have."),
         "password_refused": ErrorKind(400, "The new password is not acceptable."),
         # 403 and a code of its own: invalid_grant would read as the end of the session.

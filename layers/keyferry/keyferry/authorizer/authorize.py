@@ -74,7 +74,7 @@ class Authorizer:
             call, self.keyring, now=now, require_dpop=self.policy.require_dpop
         )
         if self.live is not None:
-            self.live.require(token, now)
+            self.live.require(token, now=now)
         # Last, so that a request refused for another reason does not use up its proof.
         if proof is not None:
             self.replays.reserve(proof, call, now=now, invocation_id=invocation_id)

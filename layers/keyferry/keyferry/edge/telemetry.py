@@ -38,7 +38,9 @@ class Metric(StrEnum):
     REFRESH_REFUSED = "RefreshRefused"
     KEYS_DELIVERED = "KeysDelivered"
     KEYS_NOT_MODIFIED = "KeysNotModified"
+    KEYS_THROTTLED = "KeysThrottled"
     DELIVERY_REFUSED = "DeliveryRefused"
+    VAULT_UNDECIPHERABLE = "VaultUndecipherable"
     AUTHORIZER_REFUSED = "AuthorizerRefused"
     KEYRING_CHANGED = "KeyringChanged"
 

@@ -31,6 +31,7 @@ from keyferry.errors import CommandRefused, Unavailable
 from keyferry.federation import providers as presets
 from keyferry.federation.providers import Nonce, Provider
 from keyferry.federation.store import FederatedCredential, FederatedStore, Link, ProviderStore
+from keyferry.operator.key_commands import KEY_COMMANDS, KeyCommands
 from keyferry.operator.user_import import ImportUsers, Role, UserImport
 from keyferry.sessions.store import SessionStore
 from keyferry.users import second_factor
@@ -39,13 +40,9 @@ from keyferry.users.model import User, UserStatus, canonical_username
 from keyferry.users.passwords import MAX_PASSWORD_BYTES, hash_password, normalise
 from keyferry.users.store import PasswordCredential, UserStore
 from keyferry.vault.envelope import Sealer
-from keyferry.vault.model import MAX_VALUE_BYTES, NAME, Policy
 from keyferry.vault.store import VaultStore
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
-PolicyWord = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9_.:-]{1,64})$")]
-KeyName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 
 
 class AddUser(BaseModel):
@@ -122,29 +119,6 @@ class InviteUser(BaseModel):
     expires_in: Annotated[int, Field(ge=300, le=30 * DAY)] = 7 * DAY
 
 
-class KeyPolicy(BaseModel):
-    model_config = _STRICT
-
-    roles: Annotated[list[PolicyWord], Field(min_length=1, max_length=32)]
-    platforms: Annotated[list[PolicyWord], Field(min_length=1, max_length=32)] = ["*"]
-    second_factor: bool = False
-
-
-class PutKey(BaseModel):
-    model_config = _STRICT
-
-    name: KeyName
-    value: Annotated[SecretStr, Field(min_length=1, max_length=MAX_VALUE_BYTES)]
-    policy: KeyPolicy | None = None
-    cache_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
-
-
-class DeleteKey(BaseModel):
-    model_config = _STRICT
-
-    name: KeyName
-
-
 class Nothing(BaseModel):
     model_config = _STRICT
 
@@ -156,10 +130,14 @@ class RevokeSessions(OneUser):
 
 
 class Invocation(BaseModel):
+    """``operator`` is who gives the command, in the words of that one's own tool: it is for reading
+    the audit trail, and nothing is decided by it."""
+
     model_config = _STRICT
 
     command: str
     arguments: dict[str, Any] = Field(default_factory=dict, repr=False)
+    operator: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{0,512}$")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +168,7 @@ class Operator:
     def __call__(self, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         try:
             invocation = Invocation.model_validate(event)
-            run = self._commands().get(invocation.command)
-            if run is None:
-                raise CommandRefused("invalid_request", "There is no such command.")
-            result = run(invocation.arguments, context.aws_request_id)
+            result = self._run(invocation, context.aws_request_id)
         except ValidationError as error:
             return _refused("invalid_request", _where(error))
         except CommandRefused as refused:
@@ -206,6 +181,16 @@ class Operator:
             return _refused("server_error", "Something failed; see the operator function's log.")
         logger.info("operator", extra={"command": invocation.command})
         return {"ok": True, "result": result}
+
+    def _run(self, invocation: Invocation, request_id: str) -> dict[str, Any]:
+        name, arguments = invocation.command, invocation.arguments
+        if name in KEY_COMMANDS:
+            commands = KeyCommands(self.vault, self.sealer, self.now, invocation.operator)
+            return KEY_COMMANDS[name](commands, arguments)
+        run = self._commands().get(name)
+        if run is None:
+            raise CommandRefused("invalid_request", "There is no such command.")
+        return run(arguments, request_id)
 
     def _commands(self) -> Mapping[str, Callable[[dict[str, Any], str], dict[str, Any]]]:
         """By name: what takes the arguments and the invocation's id."""
@@ -226,9 +211,6 @@ class Operator:
             "users.import": lambda a, _: UserImport(self.users, self.now, self.random)(
                 ImportUsers.model_validate(a)
             ),
-            "keys.put": lambda a, _: self.put_key(PutKey.model_validate(a)),
-            "keys.list": lambda a, _: self.list_keys(Nothing.model_validate(a)),
-            "keys.delete": lambda a, _: self.delete_key(DeleteKey.model_validate(a)),
             "sessions.revoke": lambda a, i: self.revoke_sessions(
                 RevokeSessions.model_validate(a), i
             ),
@@ -347,36 +329,6 @@ class Operator:
         """Within a minute nobody logs in by it any more; sessions that it began go on."""
         self.providers.remove(request.name)
         return {"name": request.name}
-
-    def put_key(self, request: PutKey) -> dict[str, Any]:
-        value = request.value.get_secret_value().encode("utf-8")
-        if len(value) > MAX_VALUE_BYTES:
-            raise CommandRefused("invalid_request", f"value: over {MAX_VALUE_BYTES} bytes.")
-        policy = None
-        if request.policy is not None:
-            policy = Policy(
-                tuple(request.policy.roles),
-                tuple(request.policy.platforms),
-                request.policy.second_factor,
-            )
-        entry = self.vault.put(
-            self.sealer,
-            name=request.name,
-            value=value,
-            policy=policy,
-            cache_seconds=request.cache_seconds,
-            now=self.now(),
-        )
-        return entry.members()
-
-    def list_keys(self, _: Nothing) -> dict[str, Any]:
-        entries = sorted(self.vault.manifest().keys.items())
-        return {"keys": [entry.members() for _, entry in entries]}
-
-    def delete_key(self, request: DeleteKey) -> dict[str, Any]:
-        entry = self.vault.delete(request.name)
-        versions = [entry.version] if entry.previous is None else [entry.previous, entry.version]
-        return {"name": entry.name, "deleted_versions": versions}
 
     def revoke_sessions(self, request: RevokeSessions, request_id: str) -> dict[str, Any]:
         sub = self._sub(request)

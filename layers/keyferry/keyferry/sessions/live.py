@@ -1,4 +1,4 @@
-"""Whether a session and its user are still good: one read of two rows."""
+"""Whether a session and its user are still good, whatever the access token says."""
 
 from __future__ import annotations
 
@@ -17,14 +17,42 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
+def require_living(
+    session: Session | None,
+    user: User | None,
+    token: AccessToken,
+    *,
+    now: int,
+    client_id: str | None = None,
+) -> tuple[Session, User]:
+    """Raise `RequestRefused` (``invalid_token``) unless session and user, as they were just read,
+    are good, and the session is of the token's device key and, where there is one, of the client.
+    """
+    if session is None or not session.is_alive(now):
+        reason = "session ended"
+    elif session.jkt != (token.jkt or ""):
+        reason = "session of another device"
+    elif client_id not in (None, session.client_id):
+        reason = "session of another client"
+    elif user is None or user.status is not UserStatus.ACTIVE:
+        reason = "user disabled"
+    else:
+        return session, user
+    raise RequestRefused("invalid_token", reason)
+
+
 @dataclass(frozen=True, slots=True)
 class LiveSessions:
+    """Reads the two rows in one call."""
+
     client: DynamoDBClient
     sessions_table: str
     users_table: str
 
-    def require(self, token: AccessToken, now: int) -> tuple[Session, User]:
-        """Raise `RequestRefused` (``invalid_token``) unless both are, whatever ``token`` says."""
+    def require(
+        self, token: AccessToken, *, now: int, client_id: str | None = None
+    ) -> tuple[Session, User]:
+        """Raise as `require_living` does."""
         found = batch_get(
             self.client,
             {
@@ -34,8 +62,10 @@ class LiveSessions:
         )
         sessions = [session_from_item(item) for item in found[self.sessions_table]]
         users = [user_from_item(item) for item in found[self.users_table]]
-        if not sessions or not sessions[0].is_alive(now) or sessions[0].jkt != (token.jkt or ""):
-            raise RequestRefused("invalid_token", "session ended, or of another device")
-        if not users or users[0].status is not UserStatus.ACTIVE:
-            raise RequestRefused("invalid_token", "user disabled")
-        return sessions[0], users[0]
+        return require_living(
+            sessions[0] if sessions else None,
+            users[0] if users else None,
+            token,
+            now=now,
+            client_id=client_id,
+        )

@@ -119,9 +119,7 @@ class TotpEnrolment:
             now=now,
             require_dpop=self.policy.require_dpop,
         )
-        session, user = self.live.require(token, now)
-        if session.client_id != client_id:
-            raise RequestRefused("invalid_token", "session of another client")
+        _, user = self.live.require(token, now=now, client_id=client_id)
         return user
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from keyferry.vault.model import ValueId
+
 MAX_AGE_SECONDS: Final = 300
 MAX_USES: Final = 10_000
 MAX_ENTRIES: Final = 1_000
@@ -24,27 +26,27 @@ class _Opened:
 
 @dataclass(slots=True)
 class OpenedKeys:
-    """By name and version. A version never changes its value, so nothing here goes stale."""
+    """A value never changes under its id, so nothing here goes stale."""
 
     now: Callable[[], int]
-    _opened: dict[tuple[str, int], _Opened] = field(default_factory=dict, repr=False)
+    _opened: dict[ValueId, _Opened] = field(default_factory=dict, repr=False)
 
-    def get(self, name: str, version: int) -> bytes | None:
-        opened = self._opened.get((name, version))
+    def get(self, value_id: ValueId) -> bytes | None:
+        opened = self._opened.get(value_id)
         if opened is None:
             return None
         remaining = opened.until - self.now()
         # More than the full age remains only when the clock was set back.
         if not 0 < remaining <= MAX_AGE_SECONDS or opened.uses_left <= 0:
-            del self._opened[name, version]
+            del self._opened[value_id]
             return None
         opened.uses_left -= 1
         return opened.value
 
-    def put(self, name: str, version: int, value: bytes) -> None:
+    def put(self, value_id: ValueId, value: bytes) -> None:
         now = self.now()
         for old in [key for key, opened in self._opened.items() if opened.until <= now]:
             del self._opened[old]
         while len(self._opened) >= MAX_ENTRIES:
             del self._opened[next(iter(self._opened))]  # the oldest: a dict keeps its order
-        self._opened[name, version] = _Opened(value, now + MAX_AGE_SECONDS, MAX_USES)
+        self._opened[value_id] = _Opened(value, now + MAX_AGE_SECONDS, MAX_USES)

@@ -1,10 +1,8 @@
 """``GET /v1/keys`` and ``GET /v1/keys/{name}``: the keys that this caller may have, encrypted to
 this device.
 
-The session row and the user are read again, consistently: a session that was ended and a user who
-was disabled get nothing, whatever the access token says. Those two rows and the manifest are one
-DynamoDB call; opened keys stay in memory for a while; so a warm delivery costs that one call and
-none to KMS, however many keys there are.
+Who asks and which keys there are is one DynamoDB call; opened keys stay in memory for a while; so a
+warm delivery costs that one call and none to KMS, however many keys there are.
 """
 
 from __future__ import annotations
@@ -12,83 +10,92 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from keyferry import aws, clock
-from keyferry.aws import batch_get
 from keyferry.config import TokenPolicy
+from keyferry.dpop.proof import Proof
 from keyferry.edge import authentication
 from keyferry.edge.request import Request
 from keyferry.edge.response import Response
-from keyferry.edge.telemetry import Metric, count, logger
+from keyferry.edge.telemetry import Metric, count
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.jose import base64url, rfc7515_jws, rfc7516_jwe
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.keyring.unwrapped import UnwrappedKeyring
-from keyferry.sessions.model import Session, Status
-from keyferry.sessions.store import session_from_item
-from keyferry.tokens.access import AccessToken
-from keyferry.users.model import User, UserStatus
-from keyferry.users.store import user_from_item
-from keyferry.vault.cache import OpenedKeys
-from keyferry.vault.envelope import Sealer
+from keyferry.sessions.model import Session
+from keyferry.vault import audit
+from keyferry.vault.access import Facts, Granted, decide_delivery
+from keyferry.vault.audit import Action
+from keyferry.vault.caller import CallerStore
+from keyferry.vault.fetch_budget import FetchBudget
 from keyferry.vault.model import KeyEntry, Manifest, is_name
-from keyferry.vault.store import MANIFEST_KEY, VaultStore, manifest_from_item
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+from keyferry.vault.opening import Values
 
 TYP: Final = "keyferry-keys+jwt"
 """Of the signed JWT inside; it keeps one kind of token of ours from passing for another."""
 
+APP_VERSION_HEADER: Final = "keyferry-app-version"
+
 MAX_NAMES: Final = 100
 
+NOT_FOUND: Final = "not_found"
+"""Of a name that was asked for: unknown, or not for this caller. One word for both."""
+
+UNAVAILABLE: Final = "temporarily_unavailable"
+
+_APP_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
+_VERSION_NUMBER: Final = re.compile(r"[1-9][0-9]{0,14}")
+
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """What one read says about who is asking, and about the keys that there are."""
+class Wanted:
+    """``names`` of None are all that there are; ``version`` is one that is not the current one."""
 
-    session: Session | None
-    user: User | None
-    manifest: Manifest
+    names: frozenset[str] | None
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class CallerStore:
-    """The one DynamoDB call of a warm delivery."""
+class Selection:
+    """What a caller gets, by name, and what not and why."""
 
-    client: DynamoDBClient
-    sessions_table: str
-    users_table: str
-    vault_table: str
+    granted: Mapping[str, tuple[KeyEntry, Granted]]
+    refused: Mapping[str, str]
 
-    def read(self, sub: str, sid: str) -> Caller:
-        found = batch_get(
-            self.client,
-            {
-                self.sessions_table: [{"sub": {"S": sub}, "sid": {"S": sid}}],
-                self.users_table: [{"sub": {"S": sub}}],
-                self.vault_table: [dict(MANIFEST_KEY)],
-            },
+    def versions(self) -> dict[str, str]:
+        return {name: granted.value.label for name, (_, granted) in self.granted.items()}
+
+
+def select(manifest: Manifest, facts: Facts, wanted: Wanted, now: int) -> Selection:
+    """By name, in the order of the names."""
+    granted: dict[str, tuple[KeyEntry, Granted]] = {}
+    refused: dict[str, str] = {}
+    for name in sorted(manifest.keys if wanted.names is None else wanted.names):
+        entry = manifest.keys.get(name)
+        decision = (
+            decide_delivery(entry, facts, now, version=wanted.version)
+            if entry is not None
+            else None
         )
-        sessions, users = found[self.sessions_table], found[self.users_table]
-        manifests = found[self.vault_table]
-        return Caller(
-            session=session_from_item(sessions[0]) if sessions else None,
-            user=user_from_item(users[0]) if users else None,
-            manifest=manifest_from_item(manifests[0] if manifests else None),
-        )
+        if entry is not None and isinstance(decision, Granted):
+            granted[name] = (entry, decision)
+        elif decision is not None:
+            refused[name] = str(decision)
+        elif wanted.names is not None:
+            refused[name] = NOT_FOUND
+    return Selection(granted, refused)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     keyring: UnwrappedKeyring
     callers: CallerStore
-    vault: VaultStore
-    sealer: Sealer
-    opened: OpenedKeys
+    values: Values
+    budget: FetchBudget
     policy: TokenPolicy
     now: Callable[[], int]
     random: Callable[[int], bytes]
@@ -98,22 +105,28 @@ class Delivery:
         dynamodb, kms = aws.dynamodb(), aws.kms()
         return cls(
             keyring=UnwrappedKeyring.from_environ(dynamodb, kms, environ),
-            callers=CallerStore(
-                dynamodb,
-                sessions_table=environ["KEYFERRY_SESSIONS_TABLE"],
-                users_table=environ["KEYFERRY_USERS_TABLE"],
-                vault_table=environ["KEYFERRY_VAULT_TABLE"],
-            ),
-            vault=VaultStore(dynamodb, environ["KEYFERRY_VAULT_TABLE"]),
-            sealer=Sealer.from_environ(kms, environ),
-            opened=OpenedKeys(clock.now),
+            callers=CallerStore.from_environ(dynamodb, environ),
+            values=Values.from_environ(dynamodb, kms, environ),
+            budget=FetchBudget(int(environ["KEYFERRY_MIN_FETCH_SECONDS"]), clock.now),
             policy=TokenPolicy.from_environ(environ),
             now=clock.now,
             random=clock.random,
         )
 
-    def __call__(self, request: Request) -> Response:
+    def all(self, request: Request) -> Response:
+        """``GET /v1/keys``, and ``?names=`` of it: whatever is withheld is listed with the reason."""
+        return self._deliver(request, Wanted(_names(request)), one=False)
+
+    def one(self, request: Request) -> Response:
+        """``GET /v1/keys/{name}``, and ``?version=`` of it: a key that is withheld is an error."""
+        name = request.path_parameters["name"]
+        if not is_name(name):
+            raise RequestRefused("invalid_request", "name")
+        return self._deliver(request, Wanted(frozenset([name]), _version(request)), one=True)
+
+    def _deliver(self, request: Request, wanted: Wanted, *, one: bool) -> Response:
         now = self.now()
+        app_version = _app_version(request)
         client_id = authentication.client_id(request, self.keyring)
         token, proof = authentication.authenticate(
             request.call(self.keyring.issuer),
@@ -121,27 +134,59 @@ class Delivery:
             now=now,
             require_dpop=self.policy.require_dpop,
         )
-        wanted = _wanted(request)
-        caller = self.callers.read(token.sub, token.sid)
-        session, user = _living(caller, token, client_id=client_id, now=now)
-        allowed = caller.manifest.readable(roles=user.roles, platform=session.device.platform)
-        if wanted is not None:
-            allowed = tuple(entry for entry in allowed if entry.name in wanted)
-        entries = tuple(entry for entry in allowed if _is_open(entry, session))
-        if "name" in request.path_parameters and allowed and not entries:
-            # Whom the policy lets in but for this may know that there is such a key.
+        caller = self.callers.read(token, client_id=client_id, now=now)
+        session = caller.session
+        facts = Facts.of(session, caller.user, app_version=app_version)
+        selection = select(caller.manifest, facts, wanted, now)
+        # What the vault does not know is the caller's own text, which has no place in a log.
+        refused = {
+            name: reason
+            for name, reason in selection.refused.items()
+            if name in caller.manifest.keys
+        }
+        if one and selection.refused:
             count(Metric.DELIVERY_REFUSED)
-            raise RequestRefused("mfa_required", "key asks for a second factor")
-        if "name" in request.path_parameters and not entries:
-            # One answer for a key that does not exist and for one that the caller may not have.
-            count(Metric.DELIVERY_REFUSED)
-            raise RequestRefused("not_found", "key unknown or not permitted")
+            audit.of_device(Action.REFUSED, session, facts, keys={}, refused=refused)
+            (reason,) = selection.refused.values()
+            raise RequestRefused(reason, "key withheld")
         recipient = EcJwk(*session.encryption_key)
-        etag = _etag(entries, recipient)
+        etag = self._etag(selection, recipient)
+        versions = selection.versions()
         if _matches(request.headers.one("if-none-match"), etag):
             count(Metric.KEYS_NOT_MODIFIED)
+            audit.of_device(Action.NOT_MODIFIED, session, facts, keys=versions, refused=refused)
             return Response(304, content_type=None, headers={"ETag": etag})
-        payload = {
+        wait = self.budget.take(session.sid)
+        if wait:
+            count(Metric.KEYS_THROTTLED)
+            raise RequestRefused("too_many_requests", "keys fetched too often", retry_after=wait)
+        keys, unavailable = self._values(selection)
+        if one and unavailable:
+            raise Unavailable("vault: the key does not open")
+        payload = self._payload(session, proof, now) | {
+            "keys": keys,
+            "refused": {**selection.refused, **unavailable},
+        }
+        kid, signing_key = self.keyring.signing_key()
+        signed = rfc7515_jws.sign_es256(typ=TYP, kid=kid, claims=payload, key=signing_key)
+        audit.of_device(
+            Action.DELIVERED,
+            session,
+            facts,
+            keys={name: version for name, version in versions.items() if name in keys},
+            refused={**refused, **unavailable},
+        )
+        count(Metric.KEYS_DELIVERED)
+        return Response(
+            200,
+            rfc7516_jwe.encrypt(signed.encode("ascii"), recipient, cty="JWT", random=self.random),
+            content_type="application/jose",
+            # Not all is there: the next request must not be told that nothing has changed.
+            headers={} if unavailable else {"ETag": etag},
+        )
+
+    def _payload(self, session: Session, proof: Proof | None, now: int) -> dict[str, Any]:
+        return {
             "iss": self.keyring.issuer,
             "sub": session.sub,
             "aud": session.client_id,
@@ -150,76 +195,49 @@ class Delivery:
             # Ties this reply to the proof of this very request: an old reply is not a new one,
             # even on a phone whose clock is wrong.
             "proof_jti": proof.jti if proof else None,
-            "keys": self._values(entries),
+            "min_fetch_interval": self.budget.interval,
         }
-        kid, signing_key = self.keyring.signing_key()
-        signed = rfc7515_jws.sign_es256(typ=TYP, kid=kid, claims=payload, key=signing_key)
-        logger.info(
-            "delivered",
-            extra={"sid": session.sid, "keys": {entry.name: entry.version for entry in entries}},
-        )
-        count(Metric.KEYS_DELIVERED)
-        return Response(
-            200,
-            rfc7516_jwe.encrypt(signed.encode("ascii"), recipient, cty="JWT", random=self.random),
-            content_type="application/jose",
-            headers={"ETag": etag},
-        )
 
-    def _values(self, entries: Sequence[KeyEntry]) -> dict[str, dict[str, Any]]:
-        values = {
-            (entry.name, entry.version): self.opened.get(entry.name, entry.version)
-            for entry in entries
-        }
-        missing = [pair for pair, value in values.items() if value is None]
-        for envelope in self.vault.envelopes(missing):
-            value = self.sealer.open(envelope)
-            self.opened.put(envelope.name, envelope.version, value)
-            values[envelope.name, envelope.version] = value
-        delivered: dict[str, dict[str, Any]] = {}
-        for entry in entries:
-            opened = values[entry.name, entry.version]
-            if opened is None:
-                # The key was replaced or deleted between the two reads; a new try sees the new one.
-                raise Unavailable("vault: a version went away", retry_after=1)
-            delivered[entry.name] = {
-                "value": opened.decode("utf-8"),
-                "version": entry.version,
+    def _values(self, selection: Selection) -> tuple[dict[str, Any], dict[str, str]]:
+        """The members of each key, and the keys that are there and do not open."""
+        opened = self.values.open([granted.value for _, granted in selection.granted.values()])
+        delivered: dict[str, Any] = {}
+        unavailable: dict[str, str] = {}
+        for name, (entry, granted) in selection.granted.items():
+            value = opened[granted.value]
+            if value is None:
+                unavailable[name] = UNAVAILABLE
+                continue
+            delivered[name] = {
+                "value": value.decode("utf-8"),
+                "version": granted.value.version,
+                "min_version": entry.min_version,
                 "cache_seconds": entry.cache_seconds,
             }
-        return delivered
+        return delivered, unavailable
+
+    def _etag(self, selection: Selection, recipient: EcJwk) -> str:
+        """A weak validator (RFC 9110 §8.8.1): the same values under the same terms for the same
+        device, though each encryption of them is other bytes."""
+        delivered = [
+            recipient.thumbprint(),
+            self.budget.interval,
+            [
+                [*granted.value, entry.min_version, entry.cache_seconds]
+                for entry, granted in selection.granted.values()
+            ],
+            dict(selection.refused),
+        ]
+        digest = hashlib.sha256(json.dumps(delivered, sort_keys=True).encode("utf-8")).digest()
+        return f'W/"{base64url.encode(digest[:16])}"'
 
 
-def _living(
-    caller: Caller, token: AccessToken, *, client_id: str, now: int
-) -> tuple[Session, User]:
-    """Raise `RequestRefused` (``invalid_token``) unless session and user are still good."""
-    session, user = caller.session, caller.user
-    if session is None or session.status is not Status.ACTIVE:
-        reason = "session ended"
-    elif now >= session.absolute_expires_at:
-        reason = "session expired"
-    elif session.jkt != (token.jkt or "") or session.client_id != client_id:
-        reason = "session of another device or client"
-    elif user is None or user.status is not UserStatus.ACTIVE:
-        reason = "user disabled"
-    else:
-        return session, user
-    count(Metric.DELIVERY_REFUSED)
-    raise RequestRefused("invalid_token", reason)
-
-
-def _is_open(entry: KeyEntry, session: Session) -> bool:
-    return entry.policy is None or not entry.policy.second_factor or "mfa" in session.amr
-
-
-def _wanted(request: Request) -> frozenset[str] | None:
+def _names(request: Request) -> frozenset[str] | None:
     """The names asked for, or None for all that there are."""
-    name = request.path_parameters.get("name")
     listed = request.parameter("names")
-    if name is None and listed is None:
+    if listed is None:
         return None
-    names = frozenset([name] if name is not None else (listed or "").split(","))
+    names = frozenset(listed.split(","))
     if len(names) > MAX_NAMES or not all(is_name(each) for each in names):
         raise RequestRefused(
             "invalid_request",
@@ -229,12 +247,27 @@ def _wanted(request: Request) -> frozenset[str] | None:
     return names
 
 
-def _etag(entries: Sequence[KeyEntry], recipient: EcJwk) -> str:
-    """A weak validator (RFC 9110 §8.8.1): the same versions under the same policies for the same
-    device, though each encryption of them is other bytes."""
-    delivered = [recipient.thumbprint(), [entry.members() for entry in entries]]
-    digest = hashlib.sha256(json.dumps(delivered, sort_keys=True).encode("utf-8")).digest()
-    return f'W/"{base64url.encode(digest[:16])}"'
+def _version(request: Request) -> int | None:
+    text = request.parameter("version")
+    if text is None:
+        return None
+    if not _VERSION_NUMBER.fullmatch(text):
+        raise RequestRefused(
+            "invalid_request", "version", description="version must be a version's number."
+        )
+    return int(text)
+
+
+def _app_version(request: Request) -> str | None:
+    """What the app says to be now; it was updated since the login, maybe."""
+    text = request.headers.one(APP_VERSION_HEADER)
+    if text is not None and not _APP_VERSION.fullmatch(text):
+        raise RequestRefused(
+            "invalid_request",
+            "app version",
+            description="Keyferry-App-Version must be a version, such as 2.4.1.",
+        )
+    return text
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

@@ -1,4 +1,4 @@
-"""One version of one key at rest: AES-256-GCM under a data key of its own, wrapped by KMS.
+"""One value of one key at rest: AES-256-GCM under a data key of its own, wrapped by KMS.
 
 The KMS encryption context and the additional data of the AEAD are the same four facts, so a row
 that was swapped, renamed or copied between stages opens for nobody.
@@ -12,38 +12,46 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from botocore.exceptions import ClientError
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyferry import clock
 from keyferry.aws import calling
 from keyferry.config import Deployment
-from keyferry.errors import Unavailable
+from keyferry.errors import KeyferryError
+from keyferry.vault.model import ValueId
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
 _NONCE_BYTES: Final = 12
 
+_NEVER_OPENS: Final = frozenset({"IncorrectKeyException", "InvalidCiphertextException"})
+"""KMS's words for a blob that was tampered with, or stands in the wrong row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a version row holds: the wrapped data key, the nonce, and ciphertext with its tag."""
+    """What a value's row holds: the wrapped data key, the nonce, and ciphertext with its tag."""
 
-    name: str
-    version: int
+    id: ValueId
     wrapped_key: bytes = field(repr=False)
     nonce: bytes = field(repr=False)
     ciphertext: bytes = field(repr=False)
 
 
-def encryption_context(deployment: Deployment, name: str, version: int) -> dict[str, str]:
+class Undecipherable(KeyferryError):
+    """An envelope that does not open, now or later: it is not what its row says."""
+
+
+def encryption_context(deployment: Deployment, value: ValueId) -> dict[str, str]:
     """No user, no secret: KMS writes it to CloudTrail in clear."""
     return {
         "app": deployment.app,
         "stage": deployment.stage,
-        "key": name,
-        "version": str(version),
+        "key": value.name,
+        "version": value.label,
     }
 
 
@@ -62,32 +70,34 @@ class Sealer:
             kms, environ["KEYFERRY_VAULT_KEY_ARN"], Deployment.from_environ(environ), clock.random
         )
 
-    def seal(self, name: str, version: int, value: bytes) -> Envelope:
-        context = encryption_context(self.deployment, name, version)
+    def seal(self, value_id: ValueId, value: bytes) -> Envelope:
+        context = encryption_context(self.deployment, value_id)
         with calling("kms:GenerateDataKey"):
             data_key = self.kms.generate_data_key(
                 KeyId=self.key_arn, KeySpec="AES_256", EncryptionContext=context
             )
         nonce = self.random(_NONCE_BYTES)
         return Envelope(
-            name=name,
-            version=version,
+            id=value_id,
             wrapped_key=data_key["CiphertextBlob"],
             nonce=nonce,
             ciphertext=AESGCM(data_key["Plaintext"]).encrypt(nonce, value, _aad(context)),
         )
 
     def open(self, envelope: Envelope) -> bytes:
-        """Raise `Unavailable` when KMS refuses, or when the envelope is not what its row says."""
-        context = encryption_context(self.deployment, envelope.name, envelope.version)
-        with calling("kms:Decrypt vault"):
-            data_key = self.kms.decrypt(
-                CiphertextBlob=envelope.wrapped_key, KeyId=self.key_arn, EncryptionContext=context
-            )["Plaintext"]
+        """Raise `Unavailable` when KMS does not serve, and `Undecipherable` when the envelope is
+        not what its row says."""
+        context = encryption_context(self.deployment, envelope.id)
         try:
+            with calling("kms:Decrypt vault", passing=_NEVER_OPENS):
+                data_key = self.kms.decrypt(
+                    CiphertextBlob=envelope.wrapped_key,
+                    KeyId=self.key_arn,
+                    EncryptionContext=context,
+                )["Plaintext"]
             return AESGCM(data_key).decrypt(envelope.nonce, envelope.ciphertext, _aad(context))
-        except InvalidTag:
-            raise Unavailable("vault: envelope does not open") from None
+        except (ClientError, InvalidTag):
+            raise Undecipherable("vault: envelope does not open") from None
 
 
 def _aad(context: dict[str, str]) -> bytes:

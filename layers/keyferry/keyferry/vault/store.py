@@ -1,4 +1,4 @@
-"""The vault's rows in DynamoDB: the manifest, and one row for each version of each key."""
+"""The vault's rows in DynamoDB: the manifest, and one row for each value of each version."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.aws import FIRST_WRITE, SAME_REVISION, batch_get, calling, write_all
 from keyferry.errors import CommandRefused, Unavailable
+from keyferry.vault.changes import Change
 from keyferry.vault.envelope import Envelope, Sealer
-from keyferry.vault.model import DEFAULT_CACHE_SECONDS, EMPTY, KeyEntry, Manifest, Policy
+from keyferry.vault.model import EMPTY, Manifest, ValueId
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
     from keyferry.aws import Item
-
-    Change = Callable[[Manifest], tuple[KeyEntry, Manifest, list[TransactWriteItemTypeDef]]]
 
 MANIFEST_KEY: Final[Mapping[str, Any]] = {"id": {"S": "MANIFEST"}}
 
@@ -27,6 +26,10 @@ MAX_MANIFEST_BYTES: Final = 350_000
 
 _WRITE_ATTEMPTS: Final = 8
 _BATCH: Final = 100
+_MAX_WRITES: Final = 99
+"""Beside the manifest: a transaction of DynamoDB has up to 100."""
+
+_MARK_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,92 +38,56 @@ class VaultStore:
     table: str
 
     def manifest(self) -> Manifest:
-        with calling("dynamodb:GetItem manifest"):
-            response = self.client.get_item(
-                TableName=self.table, Key=dict(MANIFEST_KEY), ConsistentRead=True
-            )
-        return manifest_from_item(response.get("Item"))
+        return manifest_from_item(self._row())
 
-    def put(
-        self,
-        sealer: Sealer,
-        *,
-        name: str,
-        value: bytes,
-        policy: Policy | None,
-        cache_seconds: int | None,
-        now: int,
-    ) -> KeyEntry:
-        """Make a new version of ``name`` the current one and keep the one before it.
+    def commit(self, change: Callable[[Manifest], Change], sealer: Sealer) -> Change:
+        """Write what ``change`` makes of the manifest, with the values that belong to it. Two
+        operators at once do not lose each other's write: the second one starts over from what the
+        first one left.
 
-        ``policy`` and ``cache_seconds`` of None keep what the key has. Two operators at once do not
-        lose each other's write: the second one starts over from what the first one left.
+        Raise `CommandRefused`: what ``change`` raises, ``conflict``, or a vault that is full.
         """
+        # A write whose answer was lost has happened, maybe: the mark tells.
+        mark = sealer.random(_MARK_BYTES)
+        made: Change | None = None
+        for _ in range(_WRITE_ATTEMPTS):
+            row = self._row()
+            if made is not None and row is not None and row.get("mark", {}).get("B") == mark:
+                return made
+            seen = manifest_from_item(row)
+            made = change(seen)
+            writes = [self._put(sealer.seal(value_id, value)) for value_id, value in made.seal]
+            writes += [self._delete(value_id) for value_id in made.drop]
+            if len(writes) > _MAX_WRITES:
+                raise CommandRefused("invalid_request", "Too many values at once.")
+            # Two transactions at once on one row: DynamoDB refuses one before it looks at any
+            # condition. That is a conflict like any other here.
+            with suppress(Unavailable):
+                if self._write(replace(made.manifest, revision=seen.revision + 1), mark, writes):
+                    return made
+        raise CommandRefused("conflict", "Others kept changing the vault; try again.")
 
-        def change(manifest: Manifest) -> tuple[KeyEntry, Manifest, list[TransactWriteItemTypeDef]]:
-            old = manifest.keys.get(name)
-            version = manifest.revision + 1
-            entry = KeyEntry(
-                name=name,
-                version=version,
-                previous=old.version if old else None,
-                policy=policy if policy is not None or old is None else old.policy,
-                cache_seconds=_first(
-                    cache_seconds, old.cache_seconds if old else None, DEFAULT_CACHE_SECONDS
-                ),
-                updated_at=now,
-            )
-            put: TransactWriteItemTypeDef = {
-                "Put": {
-                    "TableName": self.table,
-                    "Item": envelope_to_item(sealer.seal(name, version, value)),
-                    "ConditionExpression": FIRST_WRITE,
-                }
-            }
-            writes = [put]
-            if old is not None and old.previous is not None:
-                writes.append(self._delete(name, old.previous))
-            return entry, replace(manifest, keys={**manifest.keys, name: entry}), writes
-
-        return self._commit(change)
-
-    def delete(self, name: str) -> KeyEntry:
-        """Remove a key with every version of it. Raise `CommandRefused` when there is none."""
-
-        def change(manifest: Manifest) -> tuple[KeyEntry, Manifest, list[TransactWriteItemTypeDef]]:
-            entry = manifest.keys.get(name)
-            if entry is None:
-                raise CommandRefused("not_found", f"There is no key called {name}.")
-            keys = {other: kept for other, kept in manifest.keys.items() if other != name}
-            versions = [entry.version, *([entry.previous] if entry.previous is not None else [])]
-            writes = [self._delete(name, version) for version in versions]
-            return entry, replace(manifest, keys=keys), writes
-
-        return self._commit(change)
-
-    def envelopes(self, wanted: Sequence[tuple[str, int]]) -> list[Envelope]:
-        """The version rows of ``wanted`` (name, version); one that is gone is left out."""
+    def envelopes(self, wanted: Sequence[ValueId]) -> list[Envelope]:
+        """The rows of ``wanted``; one that is gone is left out."""
         found: list[Envelope] = []
         for start in range(0, len(wanted), _BATCH):
-            keys = [_version_key(*pair) for pair in wanted[start : start + _BATCH]]
-            # Version rows never change, so an eventually consistent read is either right or empty;
+            keys = [_value_key(value_id) for value_id in wanted[start : start + _BATCH]]
+            # Values never change, so an eventually consistent read is either right or empty;
             # empty right after a put would be a key missing from a delivery, hence consistent.
             items = batch_get(self.client, {self.table: keys})
             found += [envelope_from_item(item) for item in items[self.table]]
         return found
 
-    def _commit(self, change: Change) -> KeyEntry:
-        for _ in range(_WRITE_ATTEMPTS):
-            seen = self.manifest()
-            entry, wanted, writes = change(seen)
-            # Two transactions at once on one row: DynamoDB refuses one before it looks at any
-            # condition. That is a conflict like any other here.
-            with suppress(Unavailable):
-                if self._write(replace(wanted, revision=seen.revision + 1), writes):
-                    return entry
-        raise CommandRefused("conflict", "Others kept changing the vault; try again.")
+    def _row(self) -> dict[str, Any] | None:
+        with calling("dynamodb:GetItem manifest"):
+            response = self.client.get_item(
+                TableName=self.table, Key=dict(MANIFEST_KEY), ConsistentRead=True
+            )
+        return response.get("Item")
 
-    def _write(self, manifest: Manifest, writes: list[TransactWriteItemTypeDef]) -> bool:
+    def _write(
+        self, manifest: Manifest, mark: bytes, writes: list[TransactWriteItemTypeDef]
+    ) -> bool:
         """Write the manifest and ``writes`` together, if nobody has written since; else False."""
         document = manifest.to_json()
         if len(document.encode("utf-8")) > MAX_MANIFEST_BYTES:
@@ -128,6 +95,7 @@ class VaultStore:
         item = {
             **MANIFEST_KEY,
             "revision": {"N": str(manifest.revision)},
+            "mark": {"B": mark},
             "document": {"S": document},
         }
         put: TransactWriteItemTypeDef = {
@@ -145,8 +113,17 @@ class VaultStore:
         named = {"manifest": put, **{str(number): write for number, write in enumerate(writes)}}
         return not write_all(self.client, "dynamodb:TransactWriteItems vault", named)
 
-    def _delete(self, name: str, version: int) -> TransactWriteItemTypeDef:
-        return {"Delete": {"TableName": self.table, "Key": _version_key(name, version)}}
+    def _put(self, envelope: Envelope) -> TransactWriteItemTypeDef:
+        return {
+            "Put": {
+                "TableName": self.table,
+                "Item": envelope_to_item(envelope),
+                "ConditionExpression": FIRST_WRITE,
+            }
+        }
+
+    def _delete(self, value_id: ValueId) -> TransactWriteItemTypeDef:
+        return {"Delete": {"TableName": self.table, "Key": _value_key(value_id)}}
 
 
 def manifest_from_item(item: Mapping[str, Any] | None) -> Manifest:
@@ -157,9 +134,10 @@ def manifest_from_item(item: Mapping[str, Any] | None) -> Manifest:
 
 def envelope_to_item(envelope: Envelope) -> Item:
     return {
-        **_version_key(envelope.name, envelope.version),
-        "name": {"S": envelope.name},
-        "version": {"N": str(envelope.version)},
+        **_value_key(envelope.id),
+        "name": {"S": envelope.id.name},
+        "version": {"N": str(envelope.id.version)},
+        "variant": {"N": str(envelope.id.variant)},
         "wrapped_key": {"B": envelope.wrapped_key},
         "nonce": {"B": envelope.nonce},
         "ciphertext": {"B": envelope.ciphertext},
@@ -168,17 +146,16 @@ def envelope_to_item(envelope: Envelope) -> Item:
 
 def envelope_from_item(item: Mapping[str, Any]) -> Envelope:
     return Envelope(
-        name=item["name"]["S"],
-        version=int(item["version"]["N"]),
+        id=ValueId(
+            name=item["name"]["S"],
+            version=int(item["version"]["N"]),
+            variant=int(item["variant"]["N"]) if "variant" in item else 0,
+        ),
         wrapped_key=item["wrapped_key"]["B"],
         nonce=item["nonce"]["B"],
         ciphertext=item["ciphertext"]["B"],
     )
 
 
-def _version_key(name: str, version: int) -> Item:
-    return {"id": {"S": f"{name}#{version}"}}
-
-
-def _first(*values: int | None) -> int:
-    return next(value for value in values if value is not None)
+def _value_key(value_id: ValueId) -> Item:
+    return {"id": {"S": f"{value_id.name}#{value_id.label}"}}
