@@ -1,7 +1,8 @@
 """Log lines and metrics: every name in one place, and nothing personal or secret in any of them.
 
 A line may carry identifiers that mean something only inside the stack (``sid``, ``sub``, ``kid``,
-the request id) and constants of ours. It never carries what a caller sent.
+the request id) and constants of ours. It never carries what a caller sent, but for the version that
+an app says to have, once it has the form of one.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ value.
     action   an `Action`
     keys     which versions, by the key's name
     refused  why a key was withheld, by its name
-    …        who: of a device ``sub``, ``sid``, ``client_id``, ``jkt``, ``platform``, ``app_version``
+    …        who; of a device ``sub``, ``sid``, ``client_id``, ``jkt``, ``platform``, ``app_version``
              and ``attested``; of an operator ``operator``, as that one's own tool says it is (what
              AWS knows of it stands in CloudTrail, under the same ``function_request_id``)
 """
@@ -14,13 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
 
 from keyferry.edge.telemetry import logger
 from keyferry.sessions.model import Session
 from keyferry.vault.access import Facts
-
-MESSAGE: Final = "key audit"
 
 
 class Action(StrEnum):
@@ -48,7 +45,7 @@ def of_device(
     refused: Mapping[str, str],
 ) -> None:
     logger.info(
-        MESSAGE,
+        "key audit",
         extra={
             "action": action,
             "keys": dict(keys),
@@ -65,4 +62,4 @@ def of_device(
 
 
 def of_operator(action: Action, operator: str, *, keys: Mapping[str, str]) -> None:
-    logger.info(MESSAGE, extra={"action": action, "keys": dict(keys), "operator": operator})
+    logger.info("key audit", extra={"action": action, "keys": dict(keys), "operator": operator})

@@ -84,8 +84,10 @@ class Values:
             value = self.sealer.open(envelope)
         except Undecipherable:
             # Somebody has written to the table, or KMS or the key is not what it was.
-            key = {"key": envelope.id.name, "version": envelope.id.label}
-            logger.error("undecipherable", extra=key)
+            logger.error(
+                "undecipherable",
+                extra={"key": envelope.id.name, "version": envelope.id.label},
+            )
             count(Metric.VAULT_UNDECIPHERABLE)
             return None
         self.opened.put(envelope.id, value)
