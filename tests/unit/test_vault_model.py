@@ -1,11 +1,14 @@
 """What the manifest says and how it is stored, and what is remembered of opened keys."""
 
 import json
+import zlib
+from typing import Any
 
 import pytest
 
 from keyferry.vault.cache import MAX_AGE_SECONDS, MAX_ENTRIES, MAX_USES, OpenedKeys
 from keyferry.vault.model import (
+    EMPTY,
     Conditions,
     KeyEntry,
     Manifest,
@@ -13,6 +16,7 @@ from keyferry.vault.model import (
     Version,
     is_name,
 )
+from keyferry.vault.store import MAX_MANIFEST_BYTES, ManifestReader, manifest_from_item
 from keyferry.vault.upstream import Inject, Upstream
 
 FULL = KeyEntry(
@@ -50,6 +54,42 @@ def test_a_manifest_of_the_first_form() -> None:
         "maps", Version(5, 9), None, Version(3, 9), 0, 0, Conditions(("user",)), 60, 9
     )
     assert manifest.keys["other"] == KeyEntry("other", Version(5, 9), None, None, 0, 0, None, 60, 9)
+
+
+class TestRows:
+    def row(self, revision: int, document: dict[str, Any]) -> dict[str, Any]:
+        return {"id": {"S": "MANIFEST"}, "revision": {"N": str(revision)}, "document": document}
+
+    def test_compressed_and_as_text(self) -> None:
+        manifest = Manifest(7, {"b": FULL})
+        text = manifest.to_json()
+        compressed = zlib.compress(text.encode())
+        assert manifest_from_item(self.row(7, {"S": text})) == manifest
+        assert manifest_from_item(self.row(7, {"B": compressed})) == manifest
+        assert manifest_from_item(None) == EMPTY
+
+    @pytest.mark.parametrize("cut", [slice(None, -1), slice(0, 0), slice(1, None)])
+    def test_broken(self, cut: slice) -> None:
+        broken = zlib.compress(b"[]")[cut]
+        with pytest.raises((ValueError, zlib.error)):
+            manifest_from_item(self.row(1, {"B": broken}))
+
+    def test_a_small_row_does_not_fill_the_memory(self) -> None:
+        bomb = zlib.compress(b" " * (MAX_MANIFEST_BYTES * 64))
+        assert len(bomb) < MAX_MANIFEST_BYTES
+        with pytest.raises(ValueError, match="too large"):
+            manifest_from_item(self.row(1, {"B": bomb}))
+
+    def test_read_once_for_each_state_of_the_row(self) -> None:
+        reader = ManifestReader()
+        assert reader.read(None) == EMPTY
+        first = self.row(7, {"S": Manifest(7, {"b": FULL}).to_json()})
+        one = reader.read(first)
+        assert reader.read(json.loads(json.dumps(first))) is one
+        other = self.row(8, {"S": "[]"})
+        assert reader.read(other) == Manifest(8, {})
+        assert reader.read(first) == one
+        assert reader.read(None) == EMPTY, "an emptied table is seen"
 
 
 def test_versions_and_their_values() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from keyferry.aws import batch_get
@@ -21,7 +21,7 @@ from keyferry.tokens.access import AccessToken
 from keyferry.users.model import User
 from keyferry.users.store import user_from_item
 from keyferry.vault.model import Manifest
-from keyferry.vault.store import MANIFEST_KEY, manifest_from_item
+from keyferry.vault.store import MANIFEST_KEY, ManifestReader
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -40,6 +40,7 @@ class CallerStore:
     sessions_table: str
     users_table: str
     vault_table: str
+    manifests: ManifestReader = field(default_factory=ManifestReader)
 
     @classmethod
     def from_environ(cls, client: DynamoDBClient, environ: Mapping[str, str] = os.environ) -> Self:
@@ -61,7 +62,7 @@ class CallerStore:
             },
         )
         sessions, users = found[self.sessions_table], found[self.users_table]
-        manifests = found[self.vault_table]
+        rows = found[self.vault_table]
         try:
             session, user = require_living(
                 session_from_item(sessions[0]) if sessions else None,
@@ -73,4 +74,4 @@ class CallerStore:
         except RequestRefused:
             count(Metric.DELIVERY_REFUSED)
             raise
-        return Caller(session, user, manifest_from_item(manifests[0] if manifests else None))
+        return Caller(session, user, self.manifests.read(rows[0] if rows else None))
