@@ -5,6 +5,8 @@ PYTHON ?= python3
 PYTEST ?= -n 2
 # More for the simulation, e.g. make simulate SIMULATE='--devices 1000'
 SIMULATE ?=
+# More for the benchmark, e.g. make bench BENCH='--rounds 1000'
+BENCH ?=
 
 comma := ,
 export PYTHONPATH := $(CURDIR)/layers/keyferry:$(CURDIR)/docs/clients/python
@@ -34,6 +36,9 @@ test: python ## Every test
 simulate: python ## Honest phones and thieves under this rotation and under others: two tables and docs/img/simulation.svg
 	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m tests.simulation --out docs/img/simulation.svg $(SIMULATE)
 
+bench: python ## What a delivery costs with 1, 10 and 100 keys: the table of docs/vault.md
+	@dev=$$($(ENVIRONMENTS) dev emulator) && exec "$$dev/bin/python" -m tests.bench.delivery --write docs/vault.md $(BENCH)
+
 lint: python ## Style, format and types
 	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy"
 
@@ -61,4 +66,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test simulate lint format build lock environments clean python
+.PHONY: help demo serve test simulate bench lint format build lock environments clean python
