@@ -110,7 +110,7 @@ class Login:
                 request_id=origin.invocation_id,
             )
             try:
-                displaced = self.opening.open(
+                opened = self.opening.open(
                     session, proved.user, still_so=proved.still_so, also=proved.also
                 )
             except CredentialChanged:
@@ -120,12 +120,12 @@ class Login:
                 extra={
                     "outcome": "succeeded",
                     "sid": session.sid,
-                    "displaced": displaced,
+                    "displaced": opened.displaced,
                     "app_check": checked.result,
                 },
             )
             count(Metric.LOGIN_SUCCEEDED)
-            return self.grants.respond(session, token)
+            return self.grants.respond(opened.session, token)
         raise Unavailable("login: the credential kept changing")
 
     def _origin(self, request: Request, body: LoginRequest) -> Origin:
