@@ -76,6 +76,8 @@ RIGHTS: dict[str, set[str]] = {
         "CredentialsTable UpdateItem",
         "CredentialsTable ConditionCheckItem",
         "CredentialsTable PutItem",
+        "CredentialsTable DeleteItem",
+        "ProofsTable PutItem",
         "UsersTable PutItem",
         "GuessesTable BatchGetItem",
         "GuessesTable UpdateItem",
@@ -122,7 +124,7 @@ RIGHTS: dict[str, set[str]] = {
     },
     "Account": {
         "CredentialsTable BatchGetItem",
-        "CredentialsTable GetItem",
+        "ProofsTable PutItem",
         "CredentialsTable PutItem",
         "CredentialsTable UpdateItem",
         "CredentialsTable DeleteItem",
@@ -158,6 +160,7 @@ RIGHTS: dict[str, set[str]] = {
         "CredentialsTable PutItem",
         "CredentialsTable UpdateItem",
         "CredentialsTable DeleteItem",
+        "UsersTable GetItem",
         "UsersTable PutItem",
         "UsersTable UpdateItem",
         "UsersTable ConditionCheckItem",
@@ -167,6 +170,8 @@ RIGHTS: dict[str, set[str]] = {
         "VaultTable PutItem",
         "VaultTable DeleteItem",
         "VaultKey GenerateDataKey",
+        "KeyringKey Decrypt",
+        "KeyringKey Encrypt",
     },
 }
 """Every right of every function on data and keys. A change here is a change of the security model."""

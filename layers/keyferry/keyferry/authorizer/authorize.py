@@ -23,6 +23,7 @@ from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.live import LiveSessions
+from keyferry.single_use import SingleUse
 from keyferry.tokens.access import AccessToken
 
 
@@ -44,7 +45,7 @@ class Authorizer:
         )
         return cls(
             keyring=UnwrappedKeyring.from_environ(dynamodb, kms, environ),
-            replays=ReplayGuard(dynamodb, environ["KEYFERRY_PROOFS_TABLE"]),
+            replays=ReplayGuard(SingleUse(dynamodb, environ["KEYFERRY_PROOFS_TABLE"])),
             live=live if environ["KEYFERRY_AUTHORIZER_CHECKS_SESSION"] != "false" else None,
             policy=TokenPolicy.from_environ(environ),
             now=clock.now,

@@ -29,7 +29,7 @@ from keyferry.config import DAY, Deployment
 from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.federation import providers as presets
-from keyferry.federation.providers import Nonce, Provider
+from keyferry.federation.providers import FirstLogin, Nonce, Provider
 from keyferry.federation.store import FederatedCredential, FederatedStore, Link, ProviderStore
 from keyferry.operator.user_import import ImportUsers, Role, UserImport
 from keyferry.sessions.store import SessionStore
@@ -114,6 +114,8 @@ class PutProvider(BaseModel):
         }
         if "nonce" in settings:
             settings["nonce"] = Nonce(str(settings["nonce"]))
+        if "first_login" in settings:
+            settings["first_login"] = FirstLogin(str(settings["first_login"]))
         made: Provider = getattr(presets, self.kind)(**settings)
         return made
 
