@@ -354,17 +354,17 @@ class TestRoles:
     def test_accounts_are_kept_out_of_everything_but_passwords_and_invitations(
         self, resources: Resources
     ) -> None:
-        rows = {
-            action: set(statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"])
-            for statement in statements(resources["AccountRole"])
-            if statement["Resource"] == {"Fn::GetAtt": ["CredentialsTable", "Arn"]}
-            for action in statement["Action"]
-        }
+        rows: dict[str, set[str]] = {}
+        for statement in statements(resources["AccountRole"]):
+            if statement["Resource"] != {"Fn::GetAtt": ["CredentialsTable", "Arn"]}:
+                continue
+            keys = statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+            for action in statement["Action"]:
+                rows.setdefault(action, set()).update(keys)
         assert rows == {
-            "dynamodb:BatchGetItem": {"password#*"},
+            "dynamodb:BatchGetItem": {"password#*", "invitation#*"},
             "dynamodb:PutItem": {"password#*"},
             "dynamodb:UpdateItem": {"password#*"},
-            "dynamodb:GetItem": {"invitation#*"},
             "dynamodb:DeleteItem": {"invitation#*"},
         }
 
@@ -403,6 +403,8 @@ class TestKeys:
             ("Login", "kms:Decrypt"): {*KEYRING_PURPOSES, "totp"},
             ("Mfa", "kms:Decrypt"): {"dpop-nonce", "totp"},
             ("Mfa", "kms:Encrypt"): {"totp"},
+            ("Operator", "kms:Decrypt"): {"totp"},
+            ("Operator", "kms:Encrypt"): {"totp"},
             ("Refresh", "kms:Decrypt"): KEYRING_PURPOSES,
             ("DeliverKey", "kms:Decrypt"): {"token-signing", "dpop-nonce"},
             ("Sessions", "kms:Decrypt"): {"refresh-mac", "dpop-nonce"},
