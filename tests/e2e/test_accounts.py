@@ -328,6 +328,19 @@ class TestRoles:
         assert "admin-only" in phone.open(phone.keys())["keys"]
         assert operator.do("users.show", username=username)["roles"] == ["admin", "user"]
 
+    def test_changed_by_many_at_once(
+        self, operator: Operator, device: Device, username: str
+    ) -> None:
+        """The session ends up with the roles that the user ends up with."""
+
+        def change(number: int) -> None:
+            operator.invoke("users.set_roles", username=username, roles=[f"role-{number % 4}"])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(change, range(12)))
+        assert device.refresh().status_code == 200
+        assert self.roles(device) == operator.do("users.show", username=username)["roles"]
+
     def test_of_nobody(self, operator: Operator) -> None:
         for user in ({"username": new_name()}, {"sub": "nobody"}):
             for answer in (

@@ -72,5 +72,6 @@ def _show(uri: str, secret: str) -> None:
     drawn = io.StringIO()
     segno.make_qr(uri).terminal(drawn, compact=True)
     # Colours of its own: scanners want dark on light, and terminals come in both.
-    Console(stderr=True).print(Text(drawn.getvalue(), style="bright_white on black"))
+    picture = Text(drawn.getvalue(), style="bright_white on black")
+    Console(stderr=True).print(picture, soft_wrap=True)
     note(f"Scan this with an authenticator app, or type the secret: {secret}")

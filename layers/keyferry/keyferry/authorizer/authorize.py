@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Self
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -75,7 +75,8 @@ class Authorizer:
             call, self.keyring, now=now, require_dpop=self.policy.require_dpop
         )
         if self.live is not None:
-            self.live.require(token, now)
+            _, user = self.live.require(token, now)
+            token = replace(token, roles=user.roles)
         # Last, so that a request refused for another reason does not use up its proof.
         if proof is not None:
             self.replays.reserve(proof, call, now=now, invocation_id=invocation_id)

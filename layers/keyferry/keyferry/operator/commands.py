@@ -45,6 +45,8 @@ from keyferry.vault.store import VaultStore
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
+_ATTEMPTS: Final = 8
+
 PolicyWord = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9_.:-]{1,64})$")]
 KeyName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 
@@ -323,16 +325,23 @@ class Operator:
         of each gives one with the new ones."""
         sub, roles = self._sub(request), tuple(dict.fromkeys(request.roles))
         user = self.users.set_roles(sub, roles)
-        if user is None:
-            raise CommandRefused("not_found", "There is no such user.")
-        living = self.sessions.living(sub, now=self.now())
-        changed = sum(self.sessions.set_roles(sub, each.sid, roles) for each in living)
-        return {
-            "sub": sub,
-            "username": user.username,
-            "roles": list(roles),
-            "sessions": changed,
-        }
+        for _ in range(_ATTEMPTS):
+            if user is None:
+                raise CommandRefused("not_found", "There is no such user.")
+            told = user
+            living = self.sessions.living(sub, now=self.now())
+            changed = sum(self.sessions.set_roles(sub, each.sid, told.roles) for each in living)
+            # Two commands at once may tell the sessions in the other order than they wrote the
+            # user's row. Whoever is the last to tell them finds that here.
+            user = self.users.user(sub)
+            if user is not None and user.roles == told.roles:
+                return {
+                    "sub": sub,
+                    "username": user.username,
+                    "roles": list(user.roles),
+                    "sessions": changed,
+                }
+        raise CommandRefused("conflict", "Others kept changing the user's roles; try again.")
 
     def disable_user(self, request: OneUser, request_id: str) -> dict[str, Any]:
         """From the first write on, no login and no delivery; when this returns, no session."""
