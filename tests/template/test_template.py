@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from keyferry.attestation.app_check import AppCheck, Mode
+from keyferry.federation.jwks import Jwks
+from keyferry.single_use import SingleUse
 from keyferry.users.stored_hashes import MAX_MEMORY_BYTES
 from keyferry_cli.local.environments import ROOT, environment_program
 
@@ -367,6 +370,27 @@ class TestRoles:
             "dynamodb:UpdateItem": {"password#*"},
             "dynamodb:DeleteItem": {"invitation#*"},
         }
+
+
+@pytest.mark.parametrize("name", ["Login", "Account"])
+def test_app_check_is_as_the_parameters_say(resources: Resources, name: str) -> None:
+    variables = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
+    parameters = {
+        "AppCheck": "enforce",
+        "AppCheckProjectNumber": "123456789012",
+        "AppCheckAppIds": "1:123456789012:ios:a1",
+        "AppCheckLimitedUse": "true",
+        "ProofsTable": "proofs",
+    }
+    environ = {
+        key: parameters.get(value["Ref"], "") if isinstance(value, dict) and "Ref" in value else ""
+        for key, value in variables.items()
+    }
+    dynamodb: Any = None
+    app_check = AppCheck.from_environ(Jwks(lambda: 0), dynamodb, environ)
+    assert (app_check.mode, app_check.project_number) == (Mode.ENFORCE, "123456789012")
+    assert app_check.app_ids == {"1:123456789012:ios:a1"}
+    assert app_check.used == SingleUse(dynamodb, "proofs")
 
 
 class TestKeys:

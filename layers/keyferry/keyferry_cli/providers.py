@@ -226,7 +226,9 @@ def _provider_table(found: list[dict[str, Any]]) -> Table:
     # A client id that is cut off could pass for another; it is folded instead.
     shown = table(*(Column(name, overflow="fold") for name in names))
     for provider in found:
-        new_users = {FirstLogin.INVITATION: "by invitation"}.get(provider["first_login"], "-")
+        new_users = "-"
+        if provider["first_login"] == FirstLogin.INVITATION:
+            new_users = "by invitation"
         if provider["first_login"] == FirstLogin.OPEN:
             new_users = ", ".join(provider["roles"]) or "no roles"
         cells = (

@@ -195,10 +195,8 @@ class Operator:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
         dynamodb, kms = aws.dynamodb(), aws.kms()
-        users, deployment = (
-            UserStore.from_environ(dynamodb, environ),
-            Deployment.from_environ(environ),
-        )
+        users = UserStore.from_environ(dynamodb, environ)
+        deployment = Deployment.from_environ(environ)
         return cls(
             users=users,
             sessions=SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
