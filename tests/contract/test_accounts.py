@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from keyferry.attestation.app_check import HEADER, JWKS_URI, AppCheck
+from keyferry.config import TokenPolicy
+from keyferry.edge.request import Headers, Request
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.jose import base64url
 from keyferry.operator.user_import import ImportUsers, UserImport
 from keyferry.sessions.model import Status
 from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.sessions.store import SessionStore
+from keyferry.single_use import SingleUse
+from keyferry.users.accounts import Accounts
+from keyferry.users.guessing import REDEEM, REGISTER, GuessStore
 from keyferry.users.invitation import Invitation, InvitationStore, hash_code, new_code
 from keyferry.users.model import User, UserStatus
+from keyferry.users.new_password import NewPasswordPolicy
 from keyferry.users.password_change import PasswordChange
 from keyferry.users.store import PasswordCredential, UserStore
 from tests.contract.conftest import Cloud, random
+from tests.unit.identity_provider import NOW as PROVIDER_NOW
+from tests.unit.identity_provider import Issuer, jwk, jwk_set, rsa_key, token
+from tests.unit.test_app_check import CLAIMS
+from tests.unit.test_app_check import make as app_check
 from tests.unit.test_rotation import NOW, ROW
 
 if TYPE_CHECKING:
@@ -361,3 +375,142 @@ class TestImport:
         monkeypatch.setattr(cloud.dynamodb, "transact_write_items", throttled)
         with pytest.raises(Unavailable):
             self.run(cloud, {"username": "ana", "password_hash": GOOD})
+
+
+@dataclass
+class Door:
+    """The two routes by which strangers become users, on real tables; App Check is enforced."""
+
+    cloud: Cloud
+    now: int = PROVIDER_NOW
+    app_check: AppCheck = field(init=False)
+    calls: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        google = Issuer({JWKS_URI: jwk_set(jwk(rsa_key()))})
+        self.app_check = app_check(google)
+        self.cloud.dynamodb.meta.events.register(
+            "before-call.dynamodb.*", lambda model, **_: self.calls.append(model.name)
+        )
+
+    @property
+    def accounts(self) -> Accounts:
+        keyring: Any = SimpleNamespace(clients={"key-id": "ios"})
+        return Accounts(
+            keyring=keyring,
+            invitations=invitations(self.cloud),
+            change=PasswordChange(self.cloud.users, self.cloud.sessions),
+            guesses=GuessStore(self.cloud.dynamodb, self.cloud.tables["GuessesTable"]),
+            app_check=self.app_check,
+            policy=TokenPolicy(),
+            passwords=NewPasswordPolicy(15),
+            self_registration=True,
+            now=lambda: self.now,
+            random=random,
+        )
+
+    def limited_use(self) -> None:
+        used = SingleUse(self.cloud.dynamodb, self.cloud.tables["ProofsTable"])
+        self.app_check = replace(self.app_check, used=used)
+
+    def ask(self, route: str, token: str | None, ip: str = "192.0.2.1", **body: str) -> int:
+        headers = {"content-type": ("application/json",)}
+        if token is not None:
+            headers[HEADER] = (token,)
+        request = Request(
+            method="POST",
+            resource="",
+            path_parameters={},
+            query={},
+            headers=Headers(headers),
+            body=json.dumps({"password": "four words in a row", **body}).encode(),
+            invocation_id=str(uuid.uuid4()),
+            client_key_id="key-id",
+            source_ip=ip,
+        )
+        self.calls.clear()
+        try:
+            return int(getattr(self.accounts, route)(request).status)
+        except RequestRefused as refused:
+            return refused.kind.status
+        except Unavailable:
+            return 503
+
+    def register(self, username: str, token: str | None, ip: str = "192.0.2.1") -> int:
+        return self.ask("register", token, ip, username=username)
+
+    def redeem(self, code: str, token: str | None, ip: str = "192.0.2.1") -> int:
+        return self.ask("redeem", token, ip, username="ana", code=code)
+
+    def invite(self) -> None:
+        invitations(self.cloud).put("ana", replace(INVITATION, expires_at=self.now + 60))
+
+
+@pytest.fixture
+def door(cloud: Cloud) -> Door:
+    return Door(cloud)
+
+
+class TestWhoMayBecomeAUser:
+    @pytest.mark.parametrize("bad", [None, "", "x", token({**CLAIMS, "sub": "another app"})])
+    def test_only_with_a_genuine_app(self, door: Door, bad: str | None) -> None:
+        door.invite()
+        door.calls.clear()
+        assert door.register("ben", bad) == 403
+        assert door.redeem(CODE, bad) == 403
+        assert door.calls == [], "and that costs nothing"
+        assert door.register("ben", token(CLAIMS)) == 200
+        assert door.redeem(CODE, token(CLAIMS)) == 200
+
+    def test_where_keys_can_not_be_had(self, door: Door) -> None:
+        door.app_check = app_check(Issuer({JWKS_URI: OSError()}))
+        assert door.register("ben", token(CLAIMS)) == 503
+        assert door.redeem(CODE, token(CLAIMS)) == 503
+
+    def test_a_limited_use_token_is_good_for_one_of_them(self, door: Door) -> None:
+        door.invite()
+        assert door.register("ben", token(CLAIMS)) == 200
+        without = list(door.calls)
+        door.limited_use()
+        one = token({**CLAIMS, "jti": "one"})
+        assert door.register("cleo", one) == 200
+        assert door.calls == ["PutItem", *without]
+        assert door.redeem(CODE, one) == 403
+        assert door.register("dora", one) == 403
+        assert door.redeem(CODE, token({**CLAIMS, "jti": "two"})) == 200
+
+    def test_what_is_malformed_uses_no_token_up(self, door: Door) -> None:
+        door.limited_use()
+        assert door.ask("register", token(CLAIMS), username="ben", password="short") == 400
+        assert door.ask("register", token(CLAIMS), username="a\u200bb") == 400
+        assert door.register("google:0123456789abcdef", token(CLAIMS)) == 400
+        assert door.register("ben", token(CLAIMS)) == 200
+
+    def test_a_network_that_fails_too_often_waits(self, door: Door) -> None:
+        door.invite()
+        good = token(CLAIMS)
+        statuses = [door.redeem("wrong", good) for _ in range(REDEEM.free + 2)]
+        assert statuses == [400] * (REDEEM.free + 1) + [429]
+        assert door.redeem(CODE, good) == 429, "not looked at"
+        assert door.calls == ["BatchGetItem"]
+        assert door.redeem(CODE, good, ip="192.0.2.2") == 200
+
+    def test_a_network_registers_so_many(self, door: Door) -> None:
+        good = token(CLAIMS)
+        statuses = [door.register(f"user {n}", good) for n in range(REGISTER.free + 2)]
+        assert statuses == [200] * (REGISTER.free + 1) + [429]
+        assert door.cloud.users.sub_of(f"user {REGISTER.free + 1}") is None
+        assert door.register("another", good, ip="192.0.2.2") == 200
+
+    def test_without_the_counters_nobody_does(
+        self, door: Door, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def throttled(**_: Any) -> None:
+            error = {"Error": {"Code": "ThrottlingException", "Message": ""}}
+            raise ClientError(error, "BatchGetItem")  # type: ignore[arg-type]
+
+        door.invite()
+        monkeypatch.setattr(door.cloud.dynamodb, "batch_get_item", throttled)
+        assert door.register("ben", token(CLAIMS)) == 503
+        assert door.redeem(CODE, token(CLAIMS)) == 503
+        assert door.cloud.users.sub_of("ben") is None

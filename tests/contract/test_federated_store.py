@@ -12,7 +12,7 @@ import pytest
 from keyferry.aws import write_all
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.federation.id_token import Identity
-from keyferry.federation.providers import NO_PROVIDERS, apple, firebase, google, oidc
+from keyferry.federation.providers import NO_PROVIDERS, FirstLogin, apple, firebase, google, oidc
 from keyferry.federation.store import (
     FederatedCredential,
     FederatedStore,
@@ -20,7 +20,10 @@ from keyferry.federation.store import (
     ProviderStore,
     new_user,
 )
+from keyferry.users.invitation import Invitation, InvitationStore, hash_code, new_code
+from keyferry.users.model import User
 from keyferry.users.store import PasswordCredential
+from tests.contract.conftest import random
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Cloud
@@ -31,7 +34,7 @@ PROVIDER = oidc(
     "https://issuer.example",
     ("app",),
     "https://issuer.example/jwks",
-    auto_provision=True,
+    first_login=FirstLogin.OPEN,
     roles=("user",),
 )
 JANE = Identity(PROVIDER.issuer, "jane", "jane@example.com", True, "Jane")
@@ -97,6 +100,98 @@ class TestProvisioning:
         other = replace(JANE, subject="john")
         assert not provision(store, "s1", other)
         assert store.credential(other) is None
+
+
+class TestInvitation:
+    """An invitation, redeemed by whoever logs in by a provider for the first time."""
+
+    CODE = new_code(random)
+    INVITATION = Invitation("Ana", ("analyst",), hash_code(CODE), NOW + 60)
+
+    @pytest.fixture
+    def invitations(self, cloud: Cloud) -> InvitationStore:
+        store = InvitationStore(cloud.users)
+        store.put("ana", self.INVITATION)
+        return store
+
+    def redeem(self, cloud: Cloud, store: FederatedStore, sub: str, now: int = NOW) -> bool:
+        user = User.new("Ana", ("analyst",), now=now, random=random)
+        user = replace(user, sub=sub)
+        identity = replace(JANE, subject=f"subject of {sub}")
+        invitations = InvitationStore(cloud.users)
+        also = {
+            "invitation": invitations.spending("ana", self.INVITATION, now=now),
+            "name": cloud.users.naming("ana", sub),
+        }
+        return store.add(user, FederatedCredential.of(identity, sub), also=also)
+
+    @pytest.mark.usefixtures("invitations")
+    def test_spent_named_and_linked_together(self, cloud: Cloud, store: FederatedStore) -> None:
+        assert self.redeem(cloud, store, "s1")
+        assert InvitationStore(cloud.users).find("ana") is None
+        assert cloud.users.sub_of("ana") == "s1"
+        assert cloud.users.password_credential("ana") is None, "a name, and no password"
+        assert store.credential(replace(JANE, subject="subject of s1")) is not None
+        user = cloud.users.user("s1")
+        assert user is not None
+        assert (user.username, user.roles) == ("Ana", ("analyst",))
+
+    def nothing_happened(self, cloud: Cloud, store: FederatedStore, sub: str) -> None:
+        assert cloud.users.user(sub) is None
+        assert store.credential(replace(JANE, subject=f"subject of {sub}")) is None
+        assert cloud.users.sub_of("ana") != sub
+
+    def test_all_or_nothing(
+        self, cloud: Cloud, store: FederatedStore, invitations: InvitationStore
+    ) -> None:
+        assert not self.redeem(cloud, store, "late", now=NOW + 60)
+        self.nothing_happened(cloud, store, "late")
+        invitations.put("ana", replace(self.INVITATION, code_hash=hash_code(new_code(random))))
+        assert not self.redeem(cloud, store, "replaced")
+        self.nothing_happened(cloud, store, "replaced")
+        assert invitations.find("ana") is not None
+        invitations.put("ana", self.INVITATION)
+        assert cloud.users.add(
+            User.new("ana", (), now=NOW, random=random), PasswordCredential("ana", "first", "phc")
+        )
+        assert not self.redeem(cloud, store, "taken")
+        self.nothing_happened(cloud, store, "taken")
+        assert invitations.find("ana") == self.INVITATION
+
+    def test_a_password_and_many_identities_at_once_and_one_wins(
+        self, cloud: Cloud, store: FederatedStore, invitations: InvitationStore
+    ) -> None:
+        together = Barrier(8)
+
+        def redeem(number: int) -> bool:
+            together.wait()
+            try:
+                if number % 2:
+                    return self.redeem(cloud, store, f"s{number}")
+                user = replace(User.new("Ana", (), now=NOW, random=random), sub=f"s{number}")
+                credential = PasswordCredential("ana", user.sub, "phc")
+                return invitations.redeem(self.INVITATION, user, credential, now=NOW)
+            except Unavailable:  # another transaction was on the same rows
+                return False
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(redeem, range(8)))
+        assert won.count(True) == 1
+        assert [item["sub"]["S"] for item in rows(cloud, "UsersTable")] == [f"s{won.index(True)}"]
+        assert cloud.users.sub_of("ana") == f"s{won.index(True)}"
+        assert invitations.find("ana") is None
+
+    @pytest.mark.usefixtures("invitations")
+    def test_the_name_is_taken_from_then_on(self, cloud: Cloud, store: FederatedStore) -> None:
+        assert self.redeem(cloud, store, "s1")
+        other = replace(User.new("ana", (), now=NOW, random=random), sub="other")
+        credential = PasswordCredential("ana", "other", "phc")
+        assert not cloud.users.add(other, credential)
+        assert not InvitationStore(cloud.users).register(other, credential, now=NOW)
+        assert cloud.users.user("other") is None
+        assert cloud.users.set_password("ana", "the operator's") == "s1"
+        credential_now = cloud.users.password_credential("ana")
+        assert credential_now == PasswordCredential("ana", "s1", "the operator's")
 
 
 class TestTakeover:

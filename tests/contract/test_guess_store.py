@@ -13,12 +13,23 @@ from botocore.exceptions import ClientError
 from keyferry.aws import write_all
 from keyferry.config import DAY
 from keyferry.errors import RequestRefused, Unavailable
-from keyferry.users.guessing import ACCOUNT, DEVICE, KNOWN_DEVICE_SECONDS, NETWORK, GuessStore
+from keyferry.users.guessing import (
+    ACCOUNT,
+    DEVICE,
+    KNOWN_DEVICE_SECONDS,
+    NETWORK,
+    REDEEM,
+    REGISTER,
+    GuessStore,
+)
+from keyferry.users.invitation import invitation_key
 from keyferry.users.store import credential_key
 from tests.contract.conftest import Cloud
 
 if TYPE_CHECKING:
-    from keyferry.users.guessing import Attempt
+    from collections.abc import Callable
+
+    from keyferry.users.guessing import Attempt, Redemption
 
 NOW = 1_790_000_000
 
@@ -232,3 +243,96 @@ class TestFaults:
         for _ in range(ACCOUNT.free + 1):
             door.reserve()
         door.refused()
+
+
+class TestNewcomers:
+    """Invitations and registrations, counted for the network that they come from."""
+
+    def redeeming(self, door: Door, ip: str = "192.0.2.1", name: str = "ana") -> Redemption:
+        beside = (door.cloud.tables["CredentialsTable"], invitation_key(name))
+        return door.store.redeeming(ip, now=door.now, beside=beside)
+
+    def register(self, door: Door, ip: str = "192.0.2.1") -> None:
+        door.serial += 1
+        door.store.register(ip, now=door.now, invocation_id=f"{door.serial}")
+
+    def waits(self, call: Callable[..., Any], *arguments: Any) -> int:
+        with pytest.raises(RequestRefused) as refused:
+            call(*arguments)
+        assert refused.value.code == "too_many_attempts"
+        assert refused.value.retry_after is not None
+        return refused.value.retry_after
+
+    def test_redeeming_costs_nothing_until_it_fails(self, door: Door) -> None:
+        door.cloud.dynamodb.put_item(
+            TableName=door.cloud.tables["CredentialsTable"], Item={"id": {"S": "invitation#ana"}}
+        )
+        for _ in range(REDEEM.free + 10):
+            assert self.redeeming(door).beside == {"id": {"S": "invitation#ana"}}
+        for _ in range(REDEEM.free + 1):
+            door.store.redemption_failed(self.redeeming(door, name="nobody"))
+        assert self.waits(self.redeeming, door) == REDEEM.first_wait
+        self.redeeming(door, "192.0.2.2")
+        door.now += REDEEM.first_wait
+        door.store.redemption_failed(self.redeeming(door))
+        assert self.waits(self.redeeming, door) == 2 * REDEEM.first_wait
+        door.now += REDEEM.forget + 1
+        door.store.redemption_failed(self.redeeming(door))
+        self.redeeming(door)
+
+    def test_every_registration_counts(self, door: Door) -> None:
+        for _ in range(REGISTER.free + 1):
+            self.register(door)
+        assert self.waits(self.register, door) == REGISTER.first_wait
+        self.register(door, "192.0.2.2")
+        for _ in range(20):
+            door.now += REGISTER.longest_wait
+            self.register(door)
+        assert self.waits(self.register, door) == REGISTER.longest_wait
+        door.now += REGISTER.forget + 1
+        self.register(door)
+        self.register(door)
+
+    def test_an_ipv6_customer_is_one_network(self, door: Door) -> None:
+        for number in range(REGISTER.free + 1):
+            self.register(door, f"2001:db8:1:2::{number:x}")
+        assert self.waits(self.register, door, "2001:db8:1:2:ffff::1")
+        self.register(door, "2001:db8:1:3::1")
+
+    def test_registrations_at_once_do_not_exceed_the_limit(self, door: Door) -> None:
+        def register(number: int) -> bool:
+            for _ in range(20):  # a phone that is told to wait because others were faster
+                try:
+                    door.store.register("192.0.2.1", now=door.now, invocation_id=f"n{number}")
+                except RequestRefused as refused:
+                    if "contention" not in refused.reason:
+                        return False
+                else:
+                    return True
+            return False
+
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(register, range(REGISTER.free + 20)))
+        assert made.count(True) == REGISTER.free + 1
+
+    def test_they_are_no_guesses_at_anybody(self, door: Door) -> None:
+        for _ in range(REGISTER.free + 1):
+            self.register(door)
+        self.waits(self.register, door)
+        self.redeeming(door)
+        door.reserve()
+
+    @pytest.mark.parametrize("operation", ["batch_get_item", "update_item"])
+    def test_without_the_counters_nobody_registers(
+        self, door: Door, monkeypatch: pytest.MonkeyPatch, operation: str
+    ) -> None:
+        def throttled(**_: Any) -> None:
+            error = {"Error": {"Code": "ThrottlingException", "Message": ""}}
+            raise ClientError(error, "X")  # type: ignore[arg-type]
+
+        monkeypatch.setattr(door.cloud.dynamodb, operation, throttled)
+        with pytest.raises(Unavailable):
+            self.register(door)
+        if operation == "batch_get_item":
+            with pytest.raises(Unavailable):
+                self.redeeming(door)

@@ -46,7 +46,7 @@ def open_one(cloud: Cloud) -> tuple[str, int]:
     """Log in as a login does: read the user, open a session. Return its id and how many ended."""
     session, user = new_session(), cloud.users.user("sub")
     assert user is not None
-    return session.sid, opening(cloud).open(session, user, still_so=same(cloud))
+    return session.sid, opening(cloud).open(session, user, still_so=same(cloud)).displaced
 
 
 def alive(cloud: Cloud) -> list[str]:
@@ -87,7 +87,8 @@ def test_a_stale_view_of_the_user_is_read_again(cloud: Cloud) -> None:
     stale = add_user(cloud)
     for _ in range(LIMIT):
         open_one(cloud)
-    assert opening(cloud).open(new_session(), stale, still_so=same(cloud)) == 1
+    opened = opening(cloud).open(new_session(), stale, still_so=same(cloud))
+    assert opened.displaced == 1
     assert len(alive(cloud)) == LIMIT
 
 
@@ -147,3 +148,30 @@ def test_a_user_name_is_taken_once(cloud: Cloud) -> None:
     other = User("other", "ANA", UserStatus.ACTIVE, (), NOW)
     assert not cloud.users.add(other, replace(CREDENTIAL, sub="other"))
     assert cloud.users.user("other") is None, "both rows or neither"
+
+
+def test_roles_that_were_taken_away_before_the_write_are_not_in_the_session(cloud: Cloud) -> None:
+    stale = add_user(cloud)
+    session = new_session()
+    assert cloud.users.set_roles("sub", ("guest",)) == replace(stale, roles=("guest",))
+    opened = opening(cloud).open(session, stale, still_so=same(cloud))
+    assert opened.session == replace(session, roles=("guest",))
+    (row,) = cloud.sessions.living("sub", now=NOW)
+    assert row.roles == ("guest",)
+
+
+def test_a_session_is_told_of_new_roles_and_of_nothing_else(cloud: Cloud) -> None:
+    add_user(cloud)
+    sid, _ = open_one(cloud)
+    (before,) = cloud.sessions.living("sub", now=NOW)
+    assert cloud.sessions.set_roles("sub", sid, ("guest", "x"))
+    (after,) = cloud.sessions.living("sub", now=NOW)
+    assert after == replace(before, roles=("guest", "x"))
+    cloud.sessions.end("sub", sid, request_id="r")
+    assert not cloud.sessions.set_roles("sub", sid, ())
+    assert not cloud.sessions.set_roles("sub", "another", ())
+
+
+def test_nobody_has_no_roles(cloud: Cloud) -> None:
+    assert cloud.users.set_roles("nobody", ()) is None
+    assert cloud.users.user("nobody") is None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from keyferry.federation.providers import FirstLogin
 from tests.conftest import needs
 from tests.e2e.device import Device
 from tests.local_issuer import LocalIssuer
@@ -190,14 +191,14 @@ class At:
     provider: str
 
 
-def configure(operator: Operator, issuer: LocalIssuer, name: str, *, open_to_all: bool) -> At:
+def configure(operator: Operator, issuer: LocalIssuer, name: str, first_login: FirstLogin) -> At:
     metadata = issuer.metadata
     settings = {
         "name": name,
         "issuer": metadata["issuer"],
         "client_ids": [OUR_APP],
         "jwks_uri": metadata["jwks_uri"],
-        "auto_provision": open_to_all,
+        "first_login": first_login,
         "roles": ["user"],
     }
     operator.do("providers.put", kind="oidc", settings=settings)
@@ -205,14 +206,16 @@ def configure(operator: Operator, issuer: LocalIssuer, name: str, *, open_to_all
 
 
 @pytest.fixture(scope="session")
-def configured(node_modules: Path, operator: Operator) -> Iterator[tuple[At, At]]:
-    """Both providers before anybody logs in: a warm function keeps what it has read for a minute."""
+def configured(node_modules: Path, operator: Operator) -> Iterator[tuple[At, At, At]]:
+    """All providers before anybody logs in: a warm function keeps what it has read for a minute."""
     node = needs("node")
     with (
         LocalIssuer.start(node, node_modules, APPS) as one,
         LocalIssuer.start(node, node_modules, APPS) as another,
+        LocalIssuer.start(node, node_modules, APPS) as third,
     ):
         yield (
-            configure(operator, one, "closed", open_to_all=False),
-            configure(operator, another, "anybody", open_to_all=True),
+            configure(operator, one, "closed", FirstLogin.CLOSED),
+            configure(operator, another, "anybody", FirstLogin.OPEN),
+            configure(operator, third, "invited", FirstLogin.INVITATION),
         )

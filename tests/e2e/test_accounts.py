@@ -6,6 +6,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import jwt
 import pytest
 
 from keyferry.users import stored_hashes
@@ -34,6 +35,14 @@ def post(device: Device, path: str, **body: Any) -> httpx.Response:
     return device.call("POST", path, json=body, proof=None)
 
 
+def redeem(device: Device, username: str, code: str, password: str = PASSWORD) -> httpx.Response:
+    return post(device, "/v1/invitations/redeem", username=username, code=code, password=password)
+
+
+def register(device: Device, username: str, password: str = PASSWORD) -> httpx.Response:
+    return post(device, "/v1/register", username=username, password=password)
+
+
 def change(device: Device, current: str, new: str = NEW_PASSWORD) -> httpx.Response:
     token = device.tokens["access_token"]
     return device.call(
@@ -55,20 +64,13 @@ def expire(stack: LocalStack, username: str) -> None:
 
 
 class TestInvitations:
-    PATH = "/v1/invitations/redeem"
-
-    def redeem(
-        self, device: Device, username: str, code: str, password: str = PASSWORD
-    ) -> httpx.Response:
-        return post(device, self.PATH, username=username, code=code, password=password)
-
     def test_from_the_operator_to_the_first_key(
         self, operator: Operator, new_device: Callable[..., Device]
     ) -> None:
         name, device = new_name(), new_device()
         invitation = operator.do("users.invite", username=name, roles=["user"])
         is_error(device.login(name, PASSWORD), 400, "invalid_grant")
-        response = self.redeem(device, name.upper(), invitation["code"].lower())
+        response = redeem(device, name.upper(), invitation["code"].lower())
         assert (response.status_code, response.json()) == (200, {"username": name})
         assert response.headers["cache-control"] == "no-store"
         assert device.login(name, PASSWORD).status_code == 200
@@ -83,20 +85,20 @@ class TestInvitations:
         codes = {
             kind: operator.do("users.invite", username=name)["code"] for kind, name in names.items()
         }
-        assert self.redeem(device, names["spent"], codes["spent"]).status_code == 200
+        assert redeem(device, names["spent"], codes["spent"]).status_code == 200
         expire(stack, names["old"])
         answers = [
-            self.redeem(device, new_name(), codes["wrong"]),
-            self.redeem(device, names["wrong"], codes["old"]),
-            self.redeem(device, names["wrong"], "no code at all"),
-            self.redeem(device, names["spent"], codes["spent"]),
-            self.redeem(device, names["old"], codes["old"]),
+            redeem(device, new_name(), codes["wrong"]),
+            redeem(device, names["wrong"], codes["old"]),
+            redeem(device, names["wrong"], "no code at all"),
+            redeem(device, names["spent"], codes["spent"]),
+            redeem(device, names["old"], codes["old"]),
         ]
         for answer in answers:
             is_error(answer, 400, "invalid_grant")
         bodies = [{**answer.json(), "request_id": ""} for answer in answers]
         assert all(body == bodies[0] for body in bodies)
-        assert self.redeem(device, names["wrong"], codes["wrong"]).status_code == 200
+        assert redeem(device, names["wrong"], codes["wrong"]).status_code == 200
 
     def test_a_weak_password_does_not_spend_the_code(
         self, operator: Operator, new_device: Callable[..., Device]
@@ -104,8 +106,8 @@ class TestInvitations:
         name, device = new_name(), new_device()
         code = operator.do("users.invite", username=name)["code"]
         for weak in ("short", "passwordpassword", name):
-            is_error(self.redeem(device, name, code, weak), 400, "password_refused")
-        assert self.redeem(device, name, code).status_code == 200
+            is_error(redeem(device, name, code, weak), 400, "password_refused")
+        assert redeem(device, name, code).status_code == 200
 
     def test_of_many_at_once_one_wins(
         self, operator: Operator, new_device: Callable[..., Device]
@@ -115,7 +117,7 @@ class TestInvitations:
         passwords = [f"{PASSWORD} {number}" for number in range(6)]
         device = new_device()
         with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(lambda each: self.redeem(device, name, code, each), passwords))
+            answers = list(pool.map(lambda each: redeem(device, name, code, each), passwords))
         statuses = [answer.status_code for answer in answers]
         assert statuses.count(200) == 1
         assert set(statuses) <= {200, 400, 503}
@@ -127,8 +129,8 @@ class TestInvitations:
     ) -> None:
         name, device = new_name(), new_device()
         old, new = (operator.do("users.invite", username=name)["code"] for _ in range(2))
-        is_error(self.redeem(device, name, old), 400, "invalid_grant")
-        assert self.redeem(device, name, new).status_code == 200
+        is_error(redeem(device, name, old), 400, "invalid_grant")
+        assert redeem(device, name, new).status_code == 200
         answer = operator.invoke("users.invite", username=name)
         assert answer["error"]["error"] == "already_exists"
 
@@ -137,8 +139,8 @@ class TestInvitations:
     ) -> None:
         name, device = new_name(), new_device()
         code = operator.do("users.invite", username=name)["code"]
-        self.redeem(device, name, code)
-        self.redeem(device, name, code)
+        redeem(device, name, code)
+        redeem(device, name, code)
         logs = stack.logs("account") + stack.logs("operator")
         assert "redeemed" in logs
         for secret in (code, code.replace("-", ""), PASSWORD, name):
@@ -155,15 +157,12 @@ class TestInvitations:
         ],
     )
     def test_malformed(self, new_device: Callable[..., Device], body: dict[str, Any]) -> None:
-        is_error(post(new_device(), self.PATH, **body), 400, "invalid_request")
+        is_error(post(new_device(), "/v1/invitations/redeem", **body), 400, "invalid_request")
 
 
 class TestRegistration:
-    def register(self, device: Device, username: str, password: str = PASSWORD) -> httpx.Response:
-        return post(device, "/v1/register", username=username, password=password)
-
     def test_closed_unless_the_stack_opens_it(self, new_device: Callable[..., Device]) -> None:
-        is_error(self.register(new_device(), new_name()), 404, "registration_closed")
+        is_error(register(new_device(), new_name()), 404, "registration_closed")
 
     def test_open(
         self,
@@ -173,13 +172,13 @@ class TestRegistration:
     ) -> None:
         device = Device(http, bearer_stack.api_url, bearer_stack.client_keys["ios"])
         name, invited = new_name(), new_name()
-        assert self.register(device, name).json() == {"username": name}
+        assert register(device, name).json() == {"username": name}
         assert device.login(name, PASSWORD).status_code == 200
         assert device.keys().status_code == 200
-        is_error(self.register(device, name.lower()), 409, "username_taken")
-        is_error(self.register(device, new_name(), "short"), 400, "password_refused")
+        is_error(register(device, name.lower()), 409, "username_taken")
+        is_error(register(device, new_name(), "short"), 400, "password_refused")
         code = bearer_operator.do("users.invite", username=invited)["code"]
-        is_error(self.register(device, invited), 409, "username_taken")
+        is_error(register(device, invited), 409, "username_taken")
         answer = post(
             device, "/v1/invitations/redeem", username=invited, code=code, password=PASSWORD
         )
@@ -306,48 +305,71 @@ class TestImportedHashes:
         return str(item["phc"]["S"])
 
 
-class TestCalls:
-    """What each costs in AWS calls, once the function is warm."""
-
-    def test_redemption(
-        self, operator: Operator, new_device: Callable[..., Device], stack: LocalStack
+class TestRoles:
+    def test_taken_away_at_once_and_the_session_goes_on(
+        self,
+        operator: Operator,
+        device: Device,
+        new_device: Callable[..., Device],
+        username: str,
     ) -> None:
-        device, name, counts = new_device(), new_name(), []
-        code = operator.do("users.invite", username=name)["code"]
-        redeem = TestInvitations().redeem
-        redeem(device, name, "warm up")
-        for user, shown in [(new_name(), code), (name, "wrong"), (name, code)]:
-            with stack.count_calls() as calls:
-                redeem(device, user, shown)
-            counts.append((dict(calls.dynamodb), dict(calls.kms)))
-        assert counts[0] == counts[1] == ({"GetItem": 1}, {})
-        assert counts[2] == ({"GetItem": 1, "TransactWriteItems": 1}, {})
+        assert "maps" in device.open(device.keys())["keys"]
+        result = operator.do("users.set_roles", username=username, roles=[])
+        assert (result["roles"], result["sessions"]) == ([], 1)
+        assert "maps" not in device.open(device.keys())["keys"]
+        assert self.roles(device) == ["user"], "until it expires"
+        assert device.refresh().status_code == 200
+        assert self.roles(device) == []
+        phone = new_device()
+        assert phone.login(username, PASSWORD).status_code == 200
+        assert self.roles(phone) == []
+        given = operator.do("users.set_roles", sub=result["sub"], roles=["admin", "user", "admin"])
+        assert (given["roles"], given["sessions"]) == (["admin", "user"], 2)
+        assert "admin-only" in phone.open(phone.keys())["keys"]
+        assert operator.do("users.show", username=username)["roles"] == ["admin", "user"]
 
-    def test_password_change(self, device: Device, stack: LocalStack) -> None:
-        look = {"Query": 1, "GetItem": 1, "BatchGetItem": 1, "UpdateItem": 1}
-        change(device, "warm up")
-        with stack.count_calls() as calls:
-            assert change(device, "wrong").status_code == 403
-        assert (dict(calls.dynamodb), dict(calls.kms)) == (look, {})
-        with stack.count_calls() as calls:
-            assert change(device, PASSWORD).status_code == 200
-        assert (dict(calls.dynamodb), dict(calls.kms)) == ({**look, "TransactWriteItems": 1}, {})
-
-    def test_registration(
-        self, bearer_stack: LocalStack, bearer_operator: Operator, http: httpx.Client
+    def test_changed_by_many_at_once(
+        self, operator: Operator, device: Device, username: str
     ) -> None:
-        device = Device(http, bearer_stack.api_url, bearer_stack.client_keys["ios"])
-        register = TestRegistration().register
-        register(device, new_name())
-        with bearer_stack.count_calls() as calls:
-            assert register(device, new_name()).status_code == 200
-        assert (dict(calls.dynamodb), dict(calls.kms)) == ({"TransactWriteItems": 1}, {})
+        """The session ends up with the roles that the user ends up with."""
 
-    def test_closed_registration_costs_nothing(
-        self, new_device: Callable[..., Device], stack: LocalStack
-    ) -> None:
-        device, register = new_device(), TestRegistration().register
-        register(device, new_name())
-        with stack.count_calls() as calls:
-            register(device, new_name())
-        assert (dict(calls.dynamodb), dict(calls.kms)) == ({}, {})
+        def change(number: int) -> None:
+            operator.invoke("users.set_roles", username=username, roles=[f"role-{number % 4}"])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(change, range(12)))
+        assert device.refresh().status_code == 200
+        assert self.roles(device) == operator.do("users.show", username=username)["roles"]
+
+    def test_of_nobody(self, operator: Operator) -> None:
+        for user in ({"username": new_name()}, {"sub": "nobody"}):
+            for answer in (
+                operator.invoke("users.set_roles", **user, roles=[]),
+                operator.invoke("users.show", **user),
+            ):
+                assert answer["error"]["error"] == "not_found"
+
+    def roles(self, device: Device) -> list[str]:
+        token = device.tokens["access_token"]
+        claims = jwt.decode(token, options={"verify_signature": False})
+        roles: list[str] = claims["roles"]
+        return roles
+
+
+def test_a_user_is_shown_without_secrets(operator: Operator, device: Device, username: str) -> None:
+    shown = operator.do("users.show", username=username)
+    assert shown | {"created_at": 0} == {
+        "sub": jwt.decode(device.tokens["access_token"], options={"verify_signature": False})[
+            "sub"
+        ],
+        "username": username,
+        "status": "active",
+        "roles": ["user"],
+        "password": True,
+        "second_factor": False,
+        "created_at": 0,
+        "sessions": 1,
+    }
+    operator.do("users.disable", username=username)
+    shown = operator.do("users.show", sub=shown["sub"])
+    assert (shown["status"], shown["sessions"]) == ("disabled", 0)

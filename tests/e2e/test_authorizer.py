@@ -12,7 +12,7 @@ from tests.e2e.device import Device, ath, new_key
 from tests.e2e.test_attacks import thief_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import httpx
 
@@ -162,44 +162,40 @@ def test_costs_one_write(phone: Device, stack: LocalStack) -> None:
     assert (dict(calls.dynamodb), dict(calls.kms)) == ({"PutItem": 1}, {})
 
 
+def invoke(stack: LocalStack, event: dict[str, Any]) -> dict[str, Any]:
+    """Ask the authorizer itself, as API Gateway does."""
+    client = stack.boto3_client("lambda")
+    response = client.invoke(
+        FunctionName=stack.outputs["AuthorizerArn"], Payload=json.dumps(event).encode()
+    )
+    answer: dict[str, Any] = json.loads(response["Payload"].read())
+    client.close()
+    return answer
+
+
+def question(phone: Device, proof: str | None = None) -> dict[str, Any]:
+    token = phone.tokens["access_token"]
+    api = phone.api_url.split("/")[4]
+    headers = {
+        "Authorization": f"DPoP {token}",
+        "DPoP": proof or phone.proof("GET", "/things", ath=ath(token)),
+    }
+    return {
+        "type": "REQUEST",
+        "methodArn": f"arn:aws:execute-api:us-east-1:000000000000:{api}/live/GET/things",
+        "resource": "/things",
+        "path": "/things",
+        "httpMethod": "GET",
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "requestContext": {"apiId": api, "stage": "live"},
+    }
+
+
 class TestAnswer:
-    @pytest.fixture
-    def invoke(self, stack: LocalStack) -> Iterator[Callable[..., dict[str, Any]]]:
-        client = stack.boto3_client("lambda")
-
-        def invoke(event: dict[str, Any]) -> dict[str, Any]:
-            response = client.invoke(
-                FunctionName=stack.outputs["AuthorizerArn"], Payload=json.dumps(event).encode()
-            )
-            answer: dict[str, Any] = json.loads(response["Payload"].read())
-            return answer
-
-        yield invoke
-        client.close()
-
-    def event(self, phone: Device, proof: str | None = None) -> dict[str, Any]:
-        token = phone.tokens["access_token"]
-        api = phone.api_url.split("/")[4]
-        headers = {
-            "Authorization": f"DPoP {token}",
-            "DPoP": proof or phone.proof("GET", "/things", ath=ath(token)),
-        }
-        return {
-            "type": "REQUEST",
-            "methodArn": f"arn:aws:execute-api:us-east-1:000000000000:{api}/live/GET/things",
-            "resource": "/things",
-            "path": "/things",
-            "httpMethod": "GET",
-            "headers": headers,
-            "multiValueHeaders": {name: [value] for name, value in headers.items()},
-            "requestContext": {"apiId": api, "stage": "live"},
-        }
-
-    def test_policy_and_context(
-        self, phone: Device, invoke: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> None:
-        event = self.event(phone)
-        answer = invoke(event)
+    def test_policy_and_context(self, phone: Device, stack: LocalStack) -> None:
+        event = question(phone)
+        answer = invoke(stack, event)
         (statement,) = answer["policyDocument"]["Statement"]
         assert statement["Effect"] == "Allow"
         assert statement["Resource"] == event["methodArn"].removesuffix("GET/things") + "*"
@@ -210,10 +206,16 @@ class TestAnswer:
         assert json.loads(context["amr"]) == ["pwd"]
         assert all(isinstance(value, str) for value in context.values())
 
-    def test_the_one_word(
-        self, phone: Device, invoke: Callable[[dict[str, Any]], dict[str, Any]]
+    def test_the_one_word(self, phone: Device, stack: LocalStack) -> None:
+        answer = invoke(stack, question(phone, proof="x"))
+        assert answer["errorMessage"] == "Unauthorized"
+
+    def test_roles_are_those_of_the_token(
+        self, phone: Device, stack: LocalStack, operator: Operator, username: str
     ) -> None:
-        assert invoke(self.event(phone, proof="x"))["errorMessage"] == "Unauthorized"
+        operator.do("users.set_roles", username=username, roles=["admin"])
+        context = invoke(stack, question(phone))["context"]
+        assert json.loads(context["roles"]) == ["user"]
 
 
 class TestSessionCheck:
@@ -240,6 +242,18 @@ class TestSessionCheck:
         assert self.get(checked_device, guarded).status_code == 200
         bearer_operator.do("users.disable", username=checked_device.username)
         assert self.get(checked_device, guarded).status_code == 401
+
+    def test_roles_are_those_of_the_user(
+        self,
+        checked_device: Device,
+        guarded: str,
+        bearer_stack: LocalStack,
+        bearer_operator: Operator,
+    ) -> None:
+        bearer_operator.do("users.set_roles", username=checked_device.username, roles=["admin"])
+        phone = replace(checked_device, api_url=guarded)
+        context = invoke(bearer_stack, question(phone))["context"]
+        assert json.loads(context["roles"]) == ["admin"]
 
     def test_bearer_tokens_are_taken_as_what_they_are(
         self, bearer_device: Device, checked_device: Device, guarded: str

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.conftest import PASSWORD
+from tests.e2e.device import Device
+from tests.e2e.test_accounts import change, new_name, redeem, register
 from tests.e2e.test_federated_login import log_in, person, sign_in
 from tests.e2e.test_second_factor import code, enrol, go_on
 
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
     import httpx
 
     from keyferry_cli.local.stack import LocalStack
-    from tests.e2e.conftest import At
-    from tests.e2e.device import Device
+    from tests.e2e.conftest import At, Operator
 
 PAGE = Path(__file__).parents[2] / "docs" / "calls.md"
 WRITE = "KEYFERRY_WRITE_DOCS" in os.environ
@@ -47,12 +48,19 @@ class Table:
     rows: list[str] = field(default_factory=list)
 
     def count(
-        self, request: str, status: int, send: Callable[[], httpx.Response], *, kms: int = 0
+        self,
+        request: str,
+        status: int,
+        send: Callable[[], httpx.Response],
+        *,
+        kms: int = 0,
+        at: LocalStack | None = None,
     ) -> tuple[httpx.Response, dict[str, int]]:
-        with self.stack.count_calls() as calls:
+        stack = at or self.stack
+        with stack.count_calls() as calls:
             response = send()
         # Once a minute a request also reads the keyring row.
-        calls = calls.besides(self.stack.outputs["KeyringTable"])
+        calls = calls.besides(stack.outputs["KeyringTable"])
         assert response.status_code == status, response.text
         assert sum(calls.kms.values()) == kms, request
         counted = {name: calls.dynamodb[name] for name in sorted(calls.dynamodb)}
@@ -70,7 +78,11 @@ def test_the_calls_of_every_path(
     warm: Device,
     new_device: Callable[..., Device],
     username: str,
-    configured: tuple[At, At],
+    http: httpx.Client,
+    configured: tuple[At, At, At],
+    operator: Operator,
+    bearer_stack: LocalStack,
+    bearer_operator: Operator,
 ) -> None:
     count = (table := Table(stack)).count
     phone, stranger = new_device(), new_device()
@@ -95,6 +107,19 @@ def test_the_calls_of_every_path(
         "login with an ID token", 200, lambda: log_in(other, at.provider, id_token)
     )
     assert sum(federated.values()) <= 4
+    invited, name, newcomer = configured[2], new_name(), new_device()
+    code_for = operator.do("users.invite", username=name)["code"]
+    invitation = {"username": name, "code": code_for}
+    id_token = sign_in(newcomer, invited, person())
+    # One that opens nothing makes the function fetch this issuer's keys and read the providers.
+    warming = new_device()
+    log_in(warming, invited.provider, sign_in(warming, invited, person()))
+    _, first = count(
+        "the first one, with an invitation",
+        200,
+        lambda: log_in(newcomer, invited.provider, id_token, invitation=invitation),
+    )
+    assert sum(first.values()) <= 4
 
     _, refreshed = count("refresh", 200, warm.refresh)
     assert refreshed == {"UpdateItem": 1}
@@ -125,6 +150,32 @@ def test_the_calls_of_every_path(
     assert last.login(username, PASSWORD).status_code == 200
     session = f"/v1/sessions/{last.tokens['session_id']}"
     count("end of one session", 204, lambda: warm.resource("DELETE", session))
+
+    guest = new_name()
+    code_for = operator.do("users.invite", username=guest)["code"]
+    redeem(phone, new_name(), "warm up")
+    _, unknown = count(
+        "redemption of an invitation, no such one",
+        400,
+        lambda: redeem(phone, new_name(), code_for),
+    )
+    _, wrong = count(
+        "redemption of an invitation, wrong code", 400, lambda: redeem(phone, guest, "wrong")
+    )
+    assert unknown == wrong
+    count("redemption of an invitation", 200, lambda: redeem(phone, guest, code_for))
+    register(phone, new_name())
+    _, closed = count("registration, where it is closed", 404, lambda: register(phone, new_name()))
+    assert closed == {}
+    elsewhere = Device(http, bearer_stack.api_url, bearer_stack.client_keys["ios"])
+    register(elsewhere, new_name())
+    count("registration", 200, lambda: register(elsewhere, new_name()), at=bearer_stack)
+    taken = new_name()
+    register(elsewhere, taken)
+    count("registration, name taken", 409, lambda: register(elsewhere, taken), at=bearer_stack)
+    change(warm, "warm up")
+    count("password change, wrong current one", 403, lambda: change(warm, "wrong"))
+    count("password change", 200, lambda: change(warm, PASSWORD, PASSWORD))
 
     secret, _, step = enrol(warm)
     second = new_device()

@@ -121,7 +121,7 @@ def test_who_writes_them(
 @pytest.mark.parametrize(
     ("operation", "rows"),
     [
-        ("get_item", {"invitation#x"}),
+        ("get_item", set()),
         ("delete_item", {"invitation#x"}),
         ("put_item", {"password#x"}),
         ("update_item", {"password#x"}),
@@ -140,6 +140,36 @@ def test_accounts_are_passwords_and_invitations(
     for name in names:
         stack.boto3_client("dynamodb").delete_item(TableName=table, Key={"id": {"S": name}})
     assert may == rows
+
+
+def test_login_writes_identities_and_names_and_spends_invitations(
+    stack: LocalStack, as_function: Client
+) -> None:
+    table = stack.outputs["CredentialsTable"]
+    names = ("password#x", "invitation#x", "totp#x", "federated#x", "x")
+    for operation, member, rows in (
+        ("put_item", "Item", {"federated#x"}),
+        ("delete_item", "Key", {"invitation#x"}),
+    ):
+        call = getattr(as_function("Login", "dynamodb"), operation)
+        may = {
+            name
+            for name in names
+            if allowed(call, TableName=table, **{member: {"id": {"S": name}}})
+        }
+        for name in names:
+            stack.boto3_client("dynamodb").delete_item(TableName=table, Key={"id": {"S": name}})
+        assert may == rows, operation
+
+
+def test_who_says_that_something_was_used(stack: LocalStack, as_function: Client) -> None:
+    item = key_of(stack, "ProofsTable")
+    writers = who_may(stack, as_function, "put_item", "Proofs", Item=item)
+    assert writers == {"Authorizer", "Login", "Account"}
+    assert who_may(stack, as_function, "delete_item", "Proofs", Key=item) == set()
+    assert who_may(stack, as_function, "update_item", "Proofs", Key=item) == set()
+    table = stack.outputs["ProofsTable"]
+    stack.boto3_client("dynamodb").delete_item(TableName=table, Key=item)
 
 
 class TestKeys:
@@ -183,6 +213,31 @@ class TestKeys:
         assert unwrappers == {
             role for role in ROLES if allowed(as_function(role, "kms").decrypt, **arguments)
         }
+
+    @pytest.mark.parametrize(
+        ("operation", "roles"),
+        [("encrypt", {"Mfa", "Operator"}), ("decrypt", {"Login", "Mfa", "Operator"})],
+    )
+    def test_who_seals_and_opens_second_factors(
+        self,
+        stack: LocalStack,
+        as_function: Client,
+        decryptable: Callable[[str, dict[str, str]], dict[str, Any]],
+        operation: str,
+        roles: set[str],
+    ) -> None:
+        context = {"app": "keyferry", "stage": "dev", "purpose": "totp", "sub": "s"}
+
+        def may(role: str, context: dict[str, str]) -> bool:
+            arguments = decryptable("KeyringKeyArn", context)
+            if operation == "encrypt":
+                del arguments["CiphertextBlob"]
+                arguments["Plaintext"] = b"x"
+            return allowed(getattr(as_function(role, "kms"), operation), **arguments)
+
+        assert {role for role in ROLES if may(role, context)} == roles
+        for other in ({**context, "stage": "prod"}, {**context, "extra": "1"}):
+            assert not any(may(role, other) for role in roles)
 
     def test_who_opens_the_vault(
         self,

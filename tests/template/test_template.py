@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from keyferry.attestation.app_check import AppCheck, Mode
+from keyferry.federation.jwks import Jwks
+from keyferry.single_use import SingleUse
 from keyferry.users.stored_hashes import MAX_MEMORY_BYTES
 from keyferry_cli.local.environments import ROOT, environment_program
 
@@ -76,6 +79,8 @@ RIGHTS: dict[str, set[str]] = {
         "CredentialsTable UpdateItem",
         "CredentialsTable ConditionCheckItem",
         "CredentialsTable PutItem",
+        "CredentialsTable DeleteItem",
+        "ProofsTable PutItem",
         "UsersTable PutItem",
         "GuessesTable BatchGetItem",
         "GuessesTable UpdateItem",
@@ -122,7 +127,7 @@ RIGHTS: dict[str, set[str]] = {
     },
     "Account": {
         "CredentialsTable BatchGetItem",
-        "CredentialsTable GetItem",
+        "ProofsTable PutItem",
         "CredentialsTable PutItem",
         "CredentialsTable UpdateItem",
         "CredentialsTable DeleteItem",
@@ -158,6 +163,7 @@ RIGHTS: dict[str, set[str]] = {
         "CredentialsTable PutItem",
         "CredentialsTable UpdateItem",
         "CredentialsTable DeleteItem",
+        "UsersTable GetItem",
         "UsersTable PutItem",
         "UsersTable UpdateItem",
         "UsersTable ConditionCheckItem",
@@ -167,6 +173,8 @@ RIGHTS: dict[str, set[str]] = {
         "VaultTable PutItem",
         "VaultTable DeleteItem",
         "VaultKey GenerateDataKey",
+        "KeyringKey Decrypt",
+        "KeyringKey Encrypt",
     },
 }
 """Every right of every function on data and keys. A change here is a change of the security model."""
@@ -349,19 +357,40 @@ class TestRoles:
     def test_accounts_are_kept_out_of_everything_but_passwords_and_invitations(
         self, resources: Resources
     ) -> None:
-        rows = {
-            action: set(statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"])
-            for statement in statements(resources["AccountRole"])
-            if statement["Resource"] == {"Fn::GetAtt": ["CredentialsTable", "Arn"]}
-            for action in statement["Action"]
-        }
+        rows: dict[str, set[str]] = {}
+        for statement in statements(resources["AccountRole"]):
+            if statement["Resource"] != {"Fn::GetAtt": ["CredentialsTable", "Arn"]}:
+                continue
+            keys = statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+            for action in statement["Action"]:
+                rows.setdefault(action, set()).update(keys)
         assert rows == {
-            "dynamodb:BatchGetItem": {"password#*"},
+            "dynamodb:BatchGetItem": {"password#*", "invitation#*"},
             "dynamodb:PutItem": {"password#*"},
             "dynamodb:UpdateItem": {"password#*"},
-            "dynamodb:GetItem": {"invitation#*"},
             "dynamodb:DeleteItem": {"invitation#*"},
         }
+
+
+@pytest.mark.parametrize("name", ["Login", "Account"])
+def test_app_check_is_as_the_parameters_say(resources: Resources, name: str) -> None:
+    variables = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
+    parameters = {
+        "AppCheck": "enforce",
+        "AppCheckProjectNumber": "123456789012",
+        "AppCheckAppIds": "1:123456789012:ios:a1",
+        "AppCheckLimitedUse": "true",
+        "ProofsTable": "proofs",
+    }
+    environ = {
+        key: parameters.get(value["Ref"], "") if isinstance(value, dict) and "Ref" in value else ""
+        for key, value in variables.items()
+    }
+    dynamodb: Any = None
+    app_check = AppCheck.from_environ(Jwks(lambda: 0), dynamodb, environ)
+    assert (app_check.mode, app_check.project_number) == (Mode.ENFORCE, "123456789012")
+    assert app_check.app_ids == {"1:123456789012:ios:a1"}
+    assert app_check.used == SingleUse(dynamodb, "proofs")
 
 
 class TestKeys:
@@ -398,6 +427,8 @@ class TestKeys:
             ("Login", "kms:Decrypt"): {*KEYRING_PURPOSES, "totp"},
             ("Mfa", "kms:Decrypt"): {"dpop-nonce", "totp"},
             ("Mfa", "kms:Encrypt"): {"totp"},
+            ("Operator", "kms:Decrypt"): {"totp"},
+            ("Operator", "kms:Encrypt"): {"totp"},
             ("Refresh", "kms:Decrypt"): KEYRING_PURPOSES,
             ("DeliverKey", "kms:Decrypt"): {"token-signing", "dpop-nonce"},
             ("Sessions", "kms:Decrypt"): {"refresh-mac", "dpop-nonce"},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -22,6 +23,7 @@ from keyferry.attestation.app_check import (
 )
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.jose import base64url
+from keyferry.single_use import SingleUse
 from tests.unit.identity_provider import EC_KEY, NOW, Clock, Issuer, jwk, jwk_set, rsa_key, token
 
 PROJECT = "123456789012"
@@ -34,6 +36,7 @@ CLAIMS: dict[str, Any] = {
     "exp": NOW + 3_500,
     "jti": "j",
 }
+DYNAMODB: Any = None  # nothing here gets as far as to call it
 
 
 @pytest.fixture
@@ -51,12 +54,12 @@ def make(google: Issuer, mode: Mode = Mode.ENFORCE) -> AppCheck:
 
 
 def test_valid(app_check: AppCheck) -> None:
-    assert app_check.check(token(CLAIMS)) == Checked(Result.VALID, app_id=APP)
+    assert app_check.check(token(CLAIMS), invocation_id="i") == Checked(Result.VALID, app_id=APP)
 
 
 @pytest.mark.parametrize("sent", [None, ""])
 def test_missing(app_check: AppCheck, google: Issuer, sent: str | None) -> None:
-    assert app_check.check(sent).result is Result.MISSING
+    assert app_check.check(sent, invocation_id="i").result is Result.MISSING
     assert google.fetches == []
 
 
@@ -82,7 +85,9 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("fault", INVALID)
 def test_invalid(app_check: AppCheck, fault: str) -> None:
     changes, reason = INVALID[fault]
-    assert app_check.check(token({**CLAIMS, **changes})) == Checked(Result.INVALID, reason)
+    assert app_check.check(token({**CLAIMS, **changes}), invocation_id="i") == Checked(
+        Result.INVALID, reason
+    )
 
 
 def test_invalid_signatures(app_check: AppCheck) -> None:
@@ -107,25 +112,89 @@ def test_invalid_signatures(app_check: AppCheck) -> None:
         "x" * 8193: "too long",
     }
     for sent, reason in tokens.items():
-        assert app_check.check(sent) == Checked(Result.INVALID, reason)
+        assert app_check.check(sent, invocation_id="i") == Checked(Result.INVALID, reason)
 
 
 def test_an_id_token_is_none(app_check: AppCheck) -> None:
     """Same project, same company, another issuer."""
     claims = {**CLAIMS, "iss": "https://securetoken.google.com/my-project", "aud": "my-project"}
-    assert app_check.check(token(claims)) == Checked(Result.INVALID, "iss")
+    assert app_check.check(token(claims), invocation_id="i") == Checked(Result.INVALID, "iss")
 
 
 def test_unavailable(google: Issuer) -> None:
     google.sets[JWKS_URI] = OSError()
-    assert make(google).check(token(CLAIMS)).result is Result.UNAVAILABLE
+    assert make(google).check(token(CLAIMS), invocation_id="i").result is Result.UNAVAILABLE
     assert len(google.fetches) == 1
 
 
 def test_unknown_kid_storm(app_check: AppCheck, google: Issuer) -> None:
     for number in range(100):
-        assert app_check.check(token(CLAIMS, kid=f"x{number}")).result is Result.INVALID
+        assert (
+            app_check.check(token(CLAIMS, kid=f"x{number}"), invocation_id="i").result
+            is Result.INVALID
+        )
     assert len(google.fetches) == 1
+
+
+class Uses:
+    """Stands in for the table: remembers what was used, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.used: dict[tuple[str, ...], int] = {}
+
+    def use(self, *parts: str, expires_at: int, invocation_id: str) -> bool:
+        if self.error:
+            raise self.error
+        first = parts not in self.used
+        self.used[parts] = expires_at
+        return first
+
+
+class TestLimitedUse:
+    def limited(self, google: Issuer, uses: Uses, mode: Mode = Mode.ENFORCE) -> AppCheck:
+        return replace(make(google, mode), used=cast("SingleUse", uses))
+
+    def test_good_once(self, google: Issuer) -> None:
+        uses = Uses()
+        app_check = self.limited(google, uses)
+        first, second = (app_check.check(token(CLAIMS), invocation_id="i") for _ in range(2))
+        assert first == Checked(Result.VALID, app_id=APP)
+        assert second == Checked(Result.INVALID, "used before")
+        assert uses.used == {("app check", "j"): NOW + 3_560}, "for as long as it would be good"
+        other = token({**CLAIMS, "jti": "k"})
+        assert app_check.check(other, invocation_id="i").result is Result.VALID
+
+    @pytest.mark.parametrize("jti", [..., "", 7, None, ["j"]])
+    def test_without_a_jti_it_is_no_such_token(self, google: Issuer, jti: object) -> None:
+        uses = Uses()
+        app_check = self.limited(google, uses)
+        checked = app_check.check(token({**CLAIMS, "jti": jti}), invocation_id="i")
+        assert checked == Checked(Result.INVALID, "no jti: not a limited-use token")
+        assert uses.used == {}
+        ordinary = make(google).check(token({**CLAIMS, "jti": jti}), invocation_id="i")
+        assert ordinary.result is Result.VALID
+
+    @pytest.mark.parametrize("fault", INVALID)
+    def test_what_is_refused_for_another_reason_is_not_used_up(
+        self, google: Issuer, fault: str
+    ) -> None:
+        uses = Uses()
+        changes, reason = INVALID[fault]
+        checked = self.limited(google, uses).check(token({**CLAIMS, **changes}), invocation_id="i")
+        assert checked == Checked(Result.INVALID, reason)
+        self.limited(google, uses).check(token(CLAIMS, rsa_key(1)), invocation_id="i")
+        assert uses.used == {}
+
+    def test_when_its_use_can_not_be_recorded_nobody_knows(self, google: Issuer) -> None:
+        app_check = self.limited(google, Uses(Unavailable("dynamodb:PutItem")))
+        checked = app_check.check(token(CLAIMS), invocation_id="i")
+        assert checked == Checked(Result.UNAVAILABLE, "use cannot be recorded")
+
+    def test_off_uses_nothing_up(self, google: Issuer) -> None:
+        uses = Uses()
+        self.limited(google, uses, Mode.OFF).check(token(CLAIMS), invocation_id="i")
+        assert uses.used == {}
 
 
 class TestDecisions:
@@ -158,8 +227,8 @@ class TestDecisions:
         assert refused.value.code == "attestation_required"
 
     def test_off_asks_nobody(self, google: Issuer) -> None:
-        off = AppCheck.from_environ(google.jwks(), {"KEYFERRY_APP_CHECK": "off"})
-        assert not off.admit(off.check(token(CLAIMS)))
+        off = AppCheck.from_environ(google.jwks(), DYNAMODB, {"KEYFERRY_APP_CHECK": "off"})
+        assert not off.admit(off.check(token(CLAIMS), invocation_id="i"))
         assert google.fetches == []
 
 
@@ -175,14 +244,21 @@ def outcome(app_check: AppCheck, result: Result) -> bool | int:
 class TestSettings:
     environ = {  # noqa: RUF012 -- read only
         "KEYFERRY_APP_CHECK": "enforce",
+        "KEYFERRY_APP_CHECK_LIMITED_USE": "false",
         "KEYFERRY_APP_CHECK_PROJECT_NUMBER": PROJECT,
         "KEYFERRY_APP_CHECK_APP_IDS": f"{APP}, 1:{PROJECT}:android:d4,",
     }
 
     def test_good(self, google: Issuer) -> None:
-        app_check = AppCheck.from_environ(google.jwks(), self.environ)
+        app_check = AppCheck.from_environ(google.jwks(), DYNAMODB, self.environ)
         assert app_check.mode is Mode.ENFORCE
+        assert app_check.used is None
         assert app_check.app_ids == {APP, f"1:{PROJECT}:android:d4"}
+
+    def test_limited_use(self, google: Issuer) -> None:
+        limited = {"KEYFERRY_APP_CHECK_LIMITED_USE": "true", "KEYFERRY_PROOFS_TABLE": "proofs"}
+        app_check = AppCheck.from_environ(google.jwks(), DYNAMODB, {**self.environ, **limited})
+        assert app_check.used == SingleUse(DYNAMODB, "proofs")
 
     @pytest.mark.parametrize(
         "changes",
@@ -190,6 +266,8 @@ class TestSettings:
             {"KEYFERRY_APP_CHECK": ""},
             {"KEYFERRY_APP_CHECK": "Enforce"},
             {"KEYFERRY_APP_CHECK": "on"},
+            {"KEYFERRY_APP_CHECK_LIMITED_USE": "True"},
+            {"KEYFERRY_APP_CHECK_LIMITED_USE": ""},
             {"KEYFERRY_APP_CHECK_PROJECT_NUMBER": ""},
             {"KEYFERRY_APP_CHECK_PROJECT_NUMBER": "my-project"},
             {"KEYFERRY_APP_CHECK_APP_IDS": ""},
@@ -201,4 +279,4 @@ class TestSettings:
         self, google: Issuer, changes: dict[str, str]
     ) -> None:
         with pytest.raises(ValueError):  # noqa: PT011 -- StrEnum's own is one
-            AppCheck.from_environ(google.jwks(), {**self.environ, **changes})
+            AppCheck.from_environ(google.jwks(), DYNAMODB, {**self.environ, **changes})

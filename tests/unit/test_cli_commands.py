@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segno
 from botocore import exceptions as aws
 from typer.testing import CliRunner
 
-from keyferry_cli import secret_input
+from keyferry_cli import secret_input, totp
 from keyferry_cli.app import app
 
 SECRET = "AIza-very-secret"
@@ -73,6 +74,19 @@ def client_error(operation: str, code: str, message: str = "") -> aws.ClientErro
 
 
 USER = {"sub": "s-1", "username": "ana", "roles": ["analyst"], "status": "active"}
+SHOWN = USER | {
+    "roles": ["analyst", "user"],
+    "password": True,
+    "second_factor": False,
+    "created_at": 1_790_000_000,
+    "sessions": 2,
+}
+BEGUN = {
+    "sub": "s-1",
+    "secret": "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+    "otpauth_uri": "otpauth://totp/keyferry%3Aana?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+}
+CONFIRMED = {"sub": "s-1", "recovery_codes": [f"RRRR-{number}" for number in range(10)]}
 POLICY = {"roles": ["analyst"], "platforms": ["ios"], "second_factor": False}
 STORED = {"name": "gemini", "version": 2, "policy": POLICY, "cache_seconds": 300}
 
@@ -140,10 +154,14 @@ def test_users_unlink() -> None:
         ("link", "--provider", "google", "--subject", "118-ana"),
         ("unlink", "--provider", "google", "--subject", "118-ana"),
         ("reset-second-factor", "--yes"),
+        ("show",),
+        ("roles", "--none"),
+        ("totp", "--code", "123456"),
     ],
 )
 def test_users_are_named_by_name_or_by_sub(command: tuple[str, ...]) -> None:
-    fake = FakeAws({"sub": "s-1", "provider": "google", "subject": "118-ana", "revoked": 2})
+    named = {"provider": "google", "subject": "118-ana", "revoked": 2}
+    fake = FakeAws(SHOWN | CONFIRMED | named)
     result = run(fake, "users", *command, "--sub", "s-1")
     assert result.exit_code == 0
     assert "s-1" in result.stdout
@@ -153,6 +171,87 @@ def test_users_are_named_by_name_or_by_sub(command: tuple[str, ...]) -> None:
     assert run(fake, "users", *command).exit_code == 2
     assert run(fake, "users", *command, "ana", "--sub", "s-1").exit_code == 2
     assert fake.events == [event]
+
+
+def test_users_show() -> None:
+    fake = FakeAws(SHOWN)
+    result = run(fake, "users", "show", "ana")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines == [
+        *("user name ana", "sub s-1", "status active", "roles analyst, user", "password yes"),
+        *("second factor no", "created 2026-09-21 14:13 UTC", "sessions 2"),
+    ]
+    assert fake.events == [{"command": "users.show", "arguments": {"username": "ana"}}]
+    assert json.loads(run(fake, "users", "show", "ana", "--json").stdout) == SHOWN
+
+
+def test_users_roles() -> None:
+    fake = FakeAws({"sub": "s-1", "username": "ana", "roles": ["a", "b"], "sessions": 2})
+    result = run(fake, "users", "roles", "ana", "--role", "a", "--role", "b")
+    assert result.stdout == "Roles of ana: a, b; told 2 session(s).\n"
+    fake.result["roles"] = []
+    assert run(fake, "users", "roles", "ana", "--none").stdout.startswith("Roles of ana: none;")
+    assert [event["arguments"]["roles"] for event in fake.events] == [["a", "b"], []]
+    for wrong in ((), ("--none", "--role", "a")):
+        assert run(fake, "users", "roles", "ana", *wrong).exit_code == 2
+    assert len(fake.events) == 2
+
+
+class TestTotp:
+    @pytest.fixture
+    def terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(totp, "_at_a_terminal", lambda: True)
+
+    @pytest.mark.usefixtures("terminal")
+    def test_qr_code_then_a_code_then_recovery_codes(self) -> None:
+        fake = FakeAws(BEGUN | CONFIRMED)
+        result = run(fake, "users", "totp", "ana", stdin="123456\n")
+        assert result.exit_code == 0, result.output
+        assert fake.events == [
+            {"command": "users.begin_totp", "arguments": {"username": "ana"}},
+            {"command": "users.confirm_totp", "arguments": {"username": "ana", "code": "123456"}},
+        ]
+        # What may end up in a file has the recovery codes in it, and neither secret nor picture.
+        assert "RRRR-0" in result.stdout
+        assert "RRRR-9" in result.stdout
+        assert BEGUN["secret"] not in result.stdout
+        assert "█" not in result.stdout
+        assert BEGUN["secret"] in result.stderr
+        drawn = io.StringIO()
+        segno.make_qr(BEGUN["otpauth_uri"]).terminal(drawn, compact=True)
+        assert drawn.getvalue().strip() in result.stderr
+
+    @pytest.mark.usefixtures("terminal")
+    def test_without_a_code_nothing_is_confirmed(self) -> None:
+        fake = FakeAws(BEGUN)
+        assert run(fake, "users", "totp", "ana", stdin="").exit_code == 1
+        assert [event["command"] for event in fake.events] == ["users.begin_totp"]
+
+    def test_no_picture_but_for_a_terminal(self) -> None:
+        fake = FakeAws(BEGUN)
+        result = run(fake, "users", "totp", "ana", stdin="123456\n")
+        assert result.exit_code == 2
+        assert fake.events == []
+
+    def test_in_two_steps_for_scripts(self) -> None:
+        fake = FakeAws(BEGUN)
+        result = run(fake, "users", "totp", "--sub", "s-1", "--json")
+        assert json.loads(result.stdout) == BEGUN
+        assert result.stderr == ""
+        fake.result = CONFIRMED
+        result = run(fake, "users", "totp", "--sub", "s-1", "--code", "123456", "--json")
+        assert json.loads(result.stdout) == CONFIRMED
+        assert [event["arguments"] for event in fake.events] == [
+            {"sub": "s-1"},
+            {"sub": "s-1", "code": "123456"},
+        ]
+
+    def test_a_wrong_code(self) -> None:
+        error = {"error": "invalid_code", "error_description": "The code is wrong, or too old."}
+        fake = FakeAws(reply={"ok": False, "error": error})
+        result = run(fake, "users", "totp", "ana", "--code", "000000")
+        assert result.exit_code == 1
+        assert result.stderr == "keyferry: invalid_code: The code is wrong, or too old.\n"
 
 
 def test_users_reset_second_factor_asks_first_and_says_that_sessions_end() -> None:

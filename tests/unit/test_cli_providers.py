@@ -11,7 +11,7 @@ from keyferry.federation import providers as presets
 from keyferry.operator.commands import PutProvider
 from tests.unit.test_cli_commands import FakeAws, run
 
-ROLES = {"max_age": 600, "auto_provision": False, "roles": []}
+ROLES = {"max_age": 600, "first_login": "closed", "roles": []}
 GOOGLE = json.loads(json.dumps(presets.google(("client-1", "client-2")).members()))
 
 OIDC = ("oidc", "work", "--issuer", "https://id.example", "--client-id", "c")
@@ -37,7 +37,7 @@ OIDC_JWKS = ("--jwks-uri", "https://id.example/jwks")
                 "tenant": "t-1",
                 "anonymous": True,
                 "max_age": 120,
-                "auto_provision": True,
+                "first_login": "open",
                 "roles": ["guest"],
             },
         ),
@@ -46,8 +46,14 @@ OIDC_JWKS = ("--jwks-uri", "https://id.example/jwks")
             ROLES | {"client_ids": ["a", "b"], "name": "google", "nonce": "required"},
         ),
         (
-            ("apple", "--client-id", "com.example.app", "--nonce", "none"),
-            ROLES | {"client_ids": ["com.example.app"], "name": "apple", "nonce": "none"},
+            ("apple", "--client-id", "com.example.app", "--nonce", "none", "--invitation"),
+            ROLES
+            | {
+                "client_ids": ["com.example.app"],
+                "name": "apple",
+                "nonce": "none",
+                "first_login": "invitation",
+            },
         ),
         (
             (*OIDC, *OIDC_JWKS, "--algorithm", "ES256", "--authorized-party", "d"),
@@ -74,9 +80,10 @@ def test_add_sends_what_the_preset_takes(
     assert fake.events == [{"command": "providers.put", "arguments": sent}]
     # And the operator function makes the provider of it that was meant.
     made = PutProvider.model_validate(sent).provider()
-    assert (made.name, made.max_age, made.roles) == (
+    assert (made.name, made.max_age, made.first_login, made.roles) == (
         settings["name"],
         settings["max_age"],
+        settings["first_login"],
         tuple(settings["roles"]),
     )
 
@@ -90,10 +97,10 @@ def test_add_says_what_was_stored() -> None:
 
 
 def test_a_provider_that_makes_users_is_warned_about() -> None:
-    fake = FakeAws(GOOGLE | {"auto_provision": True, "roles": ["guest"]})
+    fake = FakeAws(GOOGLE | {"first_login": "open", "roles": ["guest"]})
     options = ("--client-id", "client-1", "--auto-provision", "--role", "guest", "--json")
     result = run(fake, "providers", "add", "google", *options)
-    assert json.loads(result.stdout)["auto_provision"] is True
+    assert json.loads(result.stdout)["first_login"] == "open"
     assert "whoever can get an account" in result.stderr
     assert "(guest)" in result.stderr
 
@@ -104,6 +111,8 @@ def test_a_provider_that_makes_users_is_warned_about() -> None:
         (),
         ("google",),
         ("google", "--client-id", "a", "--role", "guest"),
+        ("google", "--client-id", "a", "--role", "guest", "--invitation"),
+        ("google", "--client-id", "a", "--auto-provision", "--invitation"),
         ("google", "--client-id", "a", "--nonce", "maybe"),
         ("google", "--client-id", "a", "--max-age", "59"),
         ("firebase",),
@@ -118,12 +127,17 @@ def test_incomplete_settings_are_wrong_usage(arguments: tuple[str, ...]) -> None
 
 
 def test_list_shows_every_provider() -> None:
-    provisioning = GOOGLE | {"name": "guests", "auto_provision": True, "roles": ["guest"]}
-    fake = FakeAws({"providers": [GOOGLE, provisioning]})
-    result = run(fake, "providers", "list", COLUMNS="140")
+    provisioning = GOOGLE | {"name": "guests", "first_login": "open", "roles": ["guest"]}
+    inviting = GOOGLE | {"name": "staff", "first_login": "invitation"}
+    fake = FakeAws({"providers": [GOOGLE, provisioning, inviting]})
+    result = run(fake, "providers", "list", COLUMNS="160")
     lines = [" ".join(line.split()) for line in result.stdout.splitlines() if line.strip()]
     shown = "google https://accounts.google.com client-1, client-2 required 600 s"
-    assert lines[2:] == [f"google {shown} -", f"guests {shown} guest"]
+    assert lines[2:] == [
+        f"google {shown} -",
+        f"guests {shown} guest",
+        f"staff {shown} by invitation",
+    ]
     assert fake.events == [{"command": "providers.list", "arguments": {}}]
     assert json.loads(run(fake, "providers", "list", "--json").stdout) == fake.result
 

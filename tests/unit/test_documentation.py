@@ -159,7 +159,9 @@ def test_the_bodies_of_a_login_are_accepted() -> None:
         ("ana", None, None),
         (None, "492039", None),
         (None, None, "google"),
+        (None, None, "google"),
     ]
+    assert [way.invitation is not None for way in ways] == [False, False, False, True]
 
 
 def test_numbers_of_the_protocol() -> None:
@@ -203,6 +205,19 @@ def seconds(text: str) -> int:
     """Of ``2 s``, ``15 min``, ``24 h``."""
     number, unit = text.split()
     return int(number) * {"s": 1, "min": 60, "h": 3_600}[unit]
+
+
+def test_the_limits_for_each_network() -> None:
+    described = {
+        row["counter"]: Limit(
+            free=int(row["free"]),
+            first_wait=seconds(row["first wait"]),
+            longest_wait=seconds(row["longest wait"]),
+            forget=seconds(row["forgotten after"]),
+        )
+        for row in table(page("accounts.md"), "counter")
+    }
+    assert described == {"redeem": guessing.REDEEM, "register": guessing.REGISTER}
 
 
 def test_what_becomes_of_an_app_check_token() -> None:

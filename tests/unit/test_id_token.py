@@ -19,10 +19,19 @@ from jwt.algorithms import ECAlgorithm
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.federation.id_token import CLOCK_SKEW_SECONDS, Identity, nonce_digest, verify
 from keyferry.federation.jwks import UNKNOWN_KEY_SECONDS
-from keyferry.federation.providers import Kind, Nonce, Provider, apple, firebase, google, oidc
+from keyferry.federation.providers import (
+    FirstLogin,
+    Kind,
+    Nonce,
+    Provider,
+    apple,
+    firebase,
+    google,
+    oidc,
+)
 from keyferry.federation.store import identity_digest, new_user
 from keyferry.jose import base64url
-from keyferry.users.model import canonical_username
+from keyferry.users.model import canonical_new_username, canonical_username
 from tests.unit.identity_provider import (
     EC_KEY,
     ED_KEY,
@@ -442,10 +451,12 @@ class TestEmail:
 
     def test_who_is_provisioned_is_not_called_by_it(self) -> None:
         """Or an operator would take a stranger for the user ``jane@example.com``."""
-        provider = replace(PROVIDER, auto_provision=True, roles=("user",))
+        provider = replace(PROVIDER, first_login=FirstLogin.OPEN, roles=("user",))
         made = new_user(provider, check(signed()), sub="s", now=NOW)
         assert "jane" not in made.username
         assert made.username == canonical_username(made.username)
+        with pytest.raises(ValueError, match="kept for users of a provider"):
+            canonical_new_username(made.username.upper())
         assert made.roles == ("user",)
 
 
@@ -569,4 +580,5 @@ class TestPresets:
     def test_kinds(self) -> None:
         kinds = [each.kind for each in (firebase("abcd"), google(("c",)), apple(("c",)), PROVIDER)]
         assert kinds == list(Kind)
-        assert not any(each.auto_provision for each in (firebase("abcd"), google(("c",)), PROVIDER))
+        made = (firebase("abcd"), google(("c",)), apple(("c",)), PROVIDER)
+        assert {each.first_login for each in made} == {FirstLogin.CLOSED}

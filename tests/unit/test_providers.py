@@ -15,6 +15,7 @@ from keyferry.federation.cache import ConfiguredProviders
 from keyferry.federation.providers import (
     MAX_PROVIDERS,
     NO_PROVIDERS,
+    FirstLogin,
     Nonce,
     Provider,
     Providers,
@@ -32,7 +33,7 @@ CORP = oidc(
     "https://issuer.example/jwks",
     algorithms=("ES256", "RS256"),
     authorized_parties=("web",),
-    auto_provision=True,
+    first_login=FirstLogin.OPEN,
     roles=("user", "beta"),
     max_age=120,
 )
@@ -60,6 +61,17 @@ def test_a_member_of_a_later_version_is_left_out() -> None:
     (members,) = json.loads(holding(CORP).to_json())
     later = json.dumps([{**members, "logo": "x"}])
     assert Providers.from_json(later, revision=1).by_name == {"corp": CORP}
+
+
+@pytest.mark.parametrize(
+    ("flag", "first_login"), [(True, FirstLogin.OPEN), (False, FirstLogin.CLOSED)]
+)
+def test_rows_of_an_earlier_version(flag: bool, first_login: FirstLogin) -> None:
+    (members,) = json.loads(holding(CORP).to_json())
+    del members["first_login"]
+    earlier = json.dumps([{**members, "auto_provision": flag}])
+    (read,) = Providers.from_json(earlier, revision=1).by_name.values()
+    assert read == replace(CORP, first_login=first_login)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from keyferry_cli.keyring import keyring
 from keyferry_cli.keys import keys
 from keyferry_cli.providers import providers
 from keyferry_cli.sessions import sessions
+from keyferry_cli.totp import enrol_totp
 from keyferry_cli.user_import import import_users
 from keyferry_cli.users import users
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 users.command("import")(import_users)
+users.command("totp")(enrol_totp)
 app.add_typer(users, name="users")
 app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")

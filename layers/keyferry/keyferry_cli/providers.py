@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from keyferry.federation.providers import DEFAULT_MAX_AGE, Nonce
+from keyferry.federation.providers import DEFAULT_MAX_AGE, FirstLogin, Nonce
 from keyferry_cli.command_line import (
     DEFAULT_STACK,
     AsJson,
@@ -37,12 +37,17 @@ NonceOption = Annotated[
 MaxAge = Annotated[
     int, typer.Option(min=60, max=86_400, help="Seconds from the sign-in there to the login here.")
 ]
-AutoProvision = Annotated[
+Invitation = Annotated[
     bool,
     typer.Option(
-        "--auto-provision",
-        help="Make a user of whoever signs in for the first time; else only `users link` does it.",
+        "--invitation",
+        help="Let whoever has an invitation redeem it by signing in; else, only `users link`"
+        " lets somebody in.",
     ),
+]
+AutoProvision = Annotated[
+    bool,
+    typer.Option("--auto-provision", help="Make a user of whoever signs in for the first time."),
 ]
 Roles = Annotated[
     list[str] | None,
@@ -60,6 +65,7 @@ def add_firebase(
         bool, typer.Option("--anonymous", help="Let Firebase's anonymous users in as well.")
     ] = False,
     max_age: MaxAge = DEFAULT_MAX_AGE,
+    invitation: Invitation = False,
     auto_provision: AutoProvision = False,
     role: Roles = None,
     stack: Stack = DEFAULT_STACK,
@@ -73,7 +79,7 @@ def add_firebase(
         "name": name,
         "tenant": tenant,
         "anonymous": anonymous,
-        **_shared(max_age, role, auto_provision=auto_provision),
+        **_shared(max_age, role, _first_login(invitation, auto_provision)),
     }
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate("providers.put", kind="firebase", settings=settings)
@@ -87,6 +93,7 @@ def add_google(
     name: Annotated[str, typer.Option(help="What apps call it at login.")] = "google",
     nonce: NonceOption = Nonce.REQUIRED,
     max_age: MaxAge = DEFAULT_MAX_AGE,
+    invitation: Invitation = False,
     auto_provision: AutoProvision = False,
     role: Roles = None,
     stack: Stack = DEFAULT_STACK,
@@ -100,7 +107,7 @@ def add_google(
         "client_ids": client_id,
         "name": name,
         "nonce": nonce,
-        **_shared(max_age, role, auto_provision=auto_provision),
+        **_shared(max_age, role, _first_login(invitation, auto_provision)),
     }
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate("providers.put", kind="google", settings=settings)
@@ -114,6 +121,7 @@ def add_apple(
     name: Annotated[str, typer.Option(help="What apps call it at login.")] = "apple",
     nonce: NonceOption = Nonce.REQUIRED,
     max_age: MaxAge = DEFAULT_MAX_AGE,
+    invitation: Invitation = False,
     auto_provision: AutoProvision = False,
     role: Roles = None,
     stack: Stack = DEFAULT_STACK,
@@ -126,7 +134,7 @@ def add_apple(
         "client_ids": client_id,
         "name": name,
         "nonce": nonce,
-        **_shared(max_age, role, auto_provision=auto_provision),
+        **_shared(max_age, role, _first_login(invitation, auto_provision)),
     }
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate("providers.put", kind="apple", settings=settings)
@@ -149,6 +157,7 @@ def add_oidc(
     ] = None,
     nonce: NonceOption = Nonce.REQUIRED,
     max_age: MaxAge = DEFAULT_MAX_AGE,
+    invitation: Invitation = False,
     auto_provision: AutoProvision = False,
     role: Roles = None,
     stack: Stack = DEFAULT_STACK,
@@ -165,23 +174,31 @@ def add_oidc(
         "algorithms": algorithm or ["RS256"],
         "authorized_parties": authorized_party or [],
         "nonce": nonce,
-        **_shared(max_age, role, auto_provision=auto_provision),
+        **_shared(max_age, role, _first_login(invitation, auto_provision)),
     }
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate("providers.put", kind="oidc", settings=settings)
         _report(result, Output(as_json))
 
 
-def _shared(max_age: int, role: list[str] | None, *, auto_provision: bool) -> dict[str, Any]:
-    if role and not auto_provision:
-        # It would be kept and never used: users who are linked have the roles of `users add`.
+def _first_login(invitation: bool, auto_provision: bool) -> FirstLogin:
+    if invitation and auto_provision:
+        raise typer.BadParameter("--auto-provision lets everybody in, with an invitation or not")
+    if auto_provision:
+        return FirstLogin.OPEN
+    return FirstLogin.INVITATION if invitation else FirstLogin.CLOSED
+
+
+def _shared(max_age: int, role: list[str] | None, first_login: FirstLogin) -> dict[str, Any]:
+    if role and first_login is not FirstLogin.OPEN:
+        # They would be kept and never used: other users have those of `users add` or `invite`.
         raise typer.BadParameter("--role is for the users that --auto-provision makes")
-    return {"max_age": max_age, "auto_provision": auto_provision, "roles": role or []}
+    return {"max_age": max_age, "first_login": first_login, "roles": role or []}
 
 
 def _report(result: dict[str, Any], output: Output) -> None:
     output.result(result, f"Stored provider {result['name']}, issuer {result['issuer']}.")
-    if result["auto_provision"]:
+    if result["first_login"] == FirstLogin.OPEN:
         roles = ", ".join(result["roles"]) or "no roles"
         note(
             f"warning: whoever can get an account at {result['issuer']} becomes a user here"
@@ -210,7 +227,9 @@ def _provider_table(found: list[dict[str, Any]]) -> Table:
     shown = table(*(Column(name, overflow="fold") for name in names))
     for provider in found:
         new_users = "-"
-        if provider["auto_provision"]:
+        if provider["first_login"] == FirstLogin.INVITATION:
+            new_users = "by invitation"
+        if provider["first_login"] == FirstLogin.OPEN:
             new_users = ", ".join(provider["roles"]) or "no roles"
         cells = (
             provider["name"],

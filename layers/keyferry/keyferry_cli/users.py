@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from keyferry_cli.command_line import (
     DEFAULT_STACK,
@@ -19,6 +20,7 @@ from keyferry_cli.command_line import (
     Yes,
     functions_of,
     one_user,
+    row,
     utc,
 )
 from keyferry_cli.secret_input import read_secret
@@ -140,6 +142,63 @@ def enable_user(
     with functions_of(context, stack, profile, region) as functions:
         result = functions.operate("users.enable", **one_user(username, sub))
         Output(as_json).result(result, f"Enabled {username or sub}.")
+
+
+@users.command("show")
+def show_user(
+    context: typer.Context,
+    username: OneUsername = None,
+    sub: Sub = None,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a user: status, roles, ways in, and how many sessions are alive."""
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate("users.show", **one_user(username, sub))
+        shown = Table.grid(padding=(0, 2))
+        for name, value in (
+            ("user name", result["username"]),
+            ("sub", result["sub"]),
+            ("status", result["status"]),
+            ("roles", ", ".join(result["roles"]) or "none"),
+            ("password", "yes" if result["password"] else "no"),
+            ("second factor", "yes" if result["second_factor"] else "no"),
+            ("created", f"{utc(result['created_at'])} UTC"),
+            ("sessions", result["sessions"]),
+        ):
+            shown.add_row(*row(name, value))
+        Output(as_json).result(result, shown)
+
+
+@users.command("roles")
+def set_roles(
+    context: typer.Context,
+    username: OneUsername = None,
+    sub: Sub = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="A role; may be repeated. The user keeps no other.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Take all roles away.")] = False,
+    stack: Stack = DEFAULT_STACK,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a user these roles in the place of the old ones.
+
+    Deliveries go by them at once. Access tokens that were issued before name the old ones until
+    they expire, in 15 minutes at most; sessions go on.
+    """
+    if none == bool(role):
+        raise typer.BadParameter("give either --role, as often as needed, or --none")
+    with functions_of(context, stack, profile, region) as functions:
+        result = functions.operate("users.set_roles", **one_user(username, sub), roles=role or [])
+        roles = ", ".join(result["roles"]) or "none"
+        Output(as_json).result(
+            result, f"Roles of {username or sub}: {roles}; told {result['sessions']} session(s)."
+        )
 
 
 @users.command("link")

@@ -7,11 +7,10 @@ not that this phone did, and not whose phone it is. So it is evidence beside a l
 of one, and it is looked at when a session begins; from then on the device key stands for the app
 that was attested.
 
-Limited-use tokens. That a token is used only once is known to Google alone: a backend consumes a
-token by calling ``projects.verifyAppCheckToken`` with a Google service account, and is told
-``alreadyConsumed``. Keyferry has no such account, so nothing is consumed here. Whoever adds the
-call makes it in `AppCheck.check` after everything else was right: a consumed token is
-`Result.INVALID`, and a call that fails is `Result.UNAVAILABLE`.
+Limited-use tokens. Google knows whether a token was used before at any backend: one consumes a token
+by calling ``projects.verifyAppCheckToken`` with a Google service account, and is told
+``alreadyConsumed``. Keyferry has no such account. What it can do is to take each token once in one
+stack, which is what `AppCheck.used` is for.
 """
 
 from __future__ import annotations
@@ -22,12 +21,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from keyferry import clock
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.federation.jwks import RETRY_SECONDS, Jwks
 from keyferry.federation.signature import SignedClaims, verified
+from keyferry.single_use import SingleUse
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 HEADER: Final = "x-firebase-appcheck"
 JWKS_URI: Final = "https://firebaseappcheck.googleapis.com/v1/jwks"
@@ -112,6 +115,8 @@ class AppCheck:
     app_ids: frozenset[str]
     jwks: Jwks
     now: Callable[[], int]
+    used: SingleUse | None = None
+    """Where each token is good once; None where it is good until it expires."""
     jwks_uri: str = JWKS_URI
 
     def __post_init__(self) -> None:
@@ -123,11 +128,16 @@ class AppCheck:
             raise ValueError("App Check: no app ids")
 
     @classmethod
-    def from_environ(cls, jwks: Jwks, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_environ(
+        cls, jwks: Jwks, dynamodb: DynamoDBClient, environ: Mapping[str, str] = os.environ
+    ) -> Self:
         """Raise `ValueError` for a mode that is none: a typing error must not switch this off."""
         mode = Mode(environ["KEYFERRY_APP_CHECK"])
         if mode is Mode.OFF:
             return cls(mode, "", frozenset(), jwks, clock.now)
+        limited_use = {"true": True, "false": False}.get(environ["KEYFERRY_APP_CHECK_LIMITED_USE"])
+        if limited_use is None:
+            raise ValueError("App Check: limited use is neither true nor false")
         app_ids = (each.strip() for each in environ["KEYFERRY_APP_CHECK_APP_IDS"].split(","))
         return cls(
             mode=mode,
@@ -135,10 +145,12 @@ class AppCheck:
             app_ids=frozenset(filter(None, app_ids)),
             jwks=jwks,
             now=clock.now,
+            used=SingleUse(dynamodb, environ["KEYFERRY_PROOFS_TABLE"]) if limited_use else None,
         )
 
-    def check(self, token: str | None) -> Checked:
-        """Verify the token that came in `HEADER`. Switched off, nothing is looked at or fetched."""
+    def check(self, token: str | None, *, invocation_id: str) -> Checked:
+        """Verify the token that came in `HEADER`, and use it up where each is good once. Switched
+        off, nothing is looked at or fetched."""
         if self.mode is Mode.OFF:
             return Checked(Result.MISSING, "off")
         if not token:
@@ -156,6 +168,13 @@ class AppCheck:
             return Checked(Result.INVALID, str(error))
         except Unavailable:
             return Checked(Result.UNAVAILABLE, "keys cannot be had")
+        try:
+            # Last: a token that is refused for another reason is not used up.
+            self._use(signed, invocation_id)
+        except ValueError as error:
+            return Checked(Result.INVALID, str(error))
+        except Unavailable:
+            return Checked(Result.UNAVAILABLE, "use cannot be recorded")
         return Checked(Result.VALID, app_id=app_id)
 
     def admit(self, checked: Checked) -> bool:
@@ -172,6 +191,16 @@ class AppCheck:
                 raise RequestRefused("attestation_required", f"app check: {checked.reason}")
             case Decision.LATER:
                 raise Unavailable(f"app check: {checked.reason}", retry_after=RETRY_SECONDS)
+
+    def _use(self, signed: SignedClaims, invocation_id: str) -> None:
+        if self.used is None:
+            return
+        jti = signed.claims.get("jti")
+        if not isinstance(jti, str) or not jti:
+            raise ValueError("no jti: not a limited-use token")
+        expires_at = int(signed.time("exp")) + CLOCK_SKEW_SECONDS
+        if not self.used.use("app check", jti, expires_at=expires_at, invocation_id=invocation_id):
+            raise ValueError("used before")
 
     def _app_id(self, signed: SignedClaims) -> str:
         if signed.header.get("typ") != "JWT":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Self
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -23,6 +23,7 @@ from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.live import LiveSessions
+from keyferry.single_use import SingleUse
 from keyferry.tokens.access import AccessToken
 
 
@@ -44,7 +45,7 @@ class Authorizer:
         )
         return cls(
             keyring=UnwrappedKeyring.from_environ(dynamodb, kms, environ),
-            replays=ReplayGuard(dynamodb, environ["KEYFERRY_PROOFS_TABLE"]),
+            replays=ReplayGuard(SingleUse(dynamodb, environ["KEYFERRY_PROOFS_TABLE"])),
             live=live if environ["KEYFERRY_AUTHORIZER_CHECKS_SESSION"] != "false" else None,
             policy=TokenPolicy.from_environ(environ),
             now=clock.now,
@@ -74,7 +75,8 @@ class Authorizer:
             call, self.keyring, now=now, require_dpop=self.policy.require_dpop
         )
         if self.live is not None:
-            self.live.require(token, now=now)
+            _, user = self.live.require(token, now=now)
+            token = replace(token, roles=user.roles)
         # Last, so that a request refused for another reason does not use up its proof.
         if proof is not None:
             self.replays.reserve(proof, call, now=now, invocation_id=invocation_id)

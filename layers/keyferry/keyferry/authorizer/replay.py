@@ -6,21 +6,14 @@ to the device key alone. The authorizer guards other people's side effects, so i
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from keyferry.aws import write_if
 from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS, Proof
 from keyferry.edge.request import Call
 from keyferry.errors import RequestRefused
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
-# Not "or expired": DynamoDB removes a row no earlier than its time, and by then its proof is dead.
-UNUSED: Final = "attribute_not_exists(id)"
+from keyferry.single_use import SingleUse
 
 KEPT_SECONDS: Final = max(LIFETIME_SECONDS, 2 * IAT_LEEWAY_SECONDS) + 60
 """Longer than a proof can be good for: the life of its nonce, or the window of its ``iat`` on both
@@ -29,8 +22,7 @@ sides, and a minute for clocks that differ."""
 
 @dataclass(frozen=True, slots=True)
 class ReplayGuard:
-    client: DynamoDBClient
-    table: str
+    proofs: SingleUse
 
     def reserve(self, proof: Proof, call: Call, *, now: int, invocation_id: str) -> None:
         """Raise `RequestRefused` unless this is the first use of ``proof`` on ``call``.
@@ -38,18 +30,13 @@ class ReplayGuard:
         By the device key too: two devices may draw the same ``jti``, and one must not be able to
         use up another's.
         """
-        parts = "\0".join((proof.jkt, call.method, call.url, proof.jti))
-        digest = hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
-        written, row = write_if(
-            self.client.put_item,
-            "dynamodb:PutItem proof",
-            TableName=self.table,
-            Item={
-                "id": {"S": digest},
-                "expires_at": {"N": str(now + KEPT_SECONDS)},
-                "used_by": {"S": invocation_id},
-            },
-            ConditionExpression=UNUSED,
+        first = self.proofs.use(
+            proof.jkt,
+            call.method,
+            call.url,
+            proof.jti,
+            expires_at=now + KEPT_SECONDS,
+            invocation_id=invocation_id,
         )
-        if not written and (row is None or row["used_by"]["S"] != invocation_id):
+        if not first:
             raise RequestRefused("invalid_dpop_proof", "proof: used before")

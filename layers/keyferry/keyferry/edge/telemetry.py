@@ -24,6 +24,8 @@ class Metric(StrEnum):
 
     LOGIN_SUCCEEDED = "LoginSucceeded"
     LOGIN_FAILED = "LoginFailed"
+    ACCOUNT_REDEEMED = "AccountRedeemed"
+    ACCOUNT_REGISTERED = "AccountRegistered"
     USER_PROVISIONED = "UserProvisioned"
     SECOND_FACTOR_ENROLLED = "SecondFactorEnrolled"
     SECOND_FACTOR_REQUIRED = "SecondFactorRequired"

@@ -42,6 +42,20 @@ class Nonce(StrEnum):
     REQUIRED = "required"
 
 
+class FirstLogin(StrEnum):
+    """What becomes of whoever signs in for the first time."""
+
+    CLOSED = "closed"
+    """Only identities that the operator has linked open a user."""
+
+    INVITATION = "invitation"
+    """An invitation makes a user, with its name and roles."""
+
+    OPEN = "open"
+    """Anybody who can get an account at that issuer becomes a user. An invitation is good here too,
+    for its name and roles."""
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """One issuer, and what an ID token of its must look like.
@@ -51,8 +65,8 @@ class Provider:
     client ids that may have asked for a token (``azp``); None leaves that to the issuer, as long as
     there is one audience.
 
-    ``auto_provision`` makes a user, with ``roles``, of whoever signs in for the first time: anybody
-    who can get an account at that issuer. ``tenant`` and ``anonymous`` are Firebase's.
+    ``first_login`` says what becomes of an identity that opens no user yet, and ``roles`` are those
+    of the users that `FirstLogin.OPEN` makes. ``tenant`` and ``anonymous`` are Firebase's.
 
     Raise `ValueError` for what can not be right.
     """
@@ -67,7 +81,7 @@ class Provider:
     authorized_parties: tuple[str, ...] | None = ()
     nonce: Nonce = Nonce.REQUIRED
     max_age: int = DEFAULT_MAX_AGE
-    auto_provision: bool = False
+    first_login: FirstLogin = FirstLogin.CLOSED
     roles: tuple[str, ...] = ()
     tenant: str | None = None
     anonymous: bool = False
@@ -103,14 +117,18 @@ class Provider:
 
     @classmethod
     def from_members(cls, members: Mapping[str, Any]) -> Self:
-        """Read what `members` wrote; a member of a later version is left out."""
+        """Read what `members` wrote; a member of a later version is left out. An earlier version
+        had a flag ``auto_provision`` in the place of ``first_login``."""
         known = {each.name for each in fields(cls)}
+        if members.get("auto_provision"):
+            members = {"first_login": FirstLogin.OPEN, **members}
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in members.items()
             if name in known
         }
         values["kind"], values["nonce"] = Kind(values["kind"]), Nonce(values["nonce"])
+        values["first_login"] = FirstLogin(values.get("first_login", FirstLogin.CLOSED))
         return cls(**values)
 
 
@@ -121,7 +139,7 @@ def firebase(
     tenant: str | None = None,
     anonymous: bool = False,
     max_age: int = DEFAULT_MAX_AGE,
-    auto_provision: bool = False,
+    first_login: FirstLogin = FirstLogin.CLOSED,
     roles: tuple[str, ...] = (),
 ) -> Provider:
     """Firebase Auth, or one tenant of Identity Platform. Its anonymous users have shown nothing to
@@ -136,7 +154,7 @@ def firebase(
         jwks_uri="https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com",
         nonce=Nonce.NONE,
         max_age=max_age,
-        auto_provision=auto_provision,
+        first_login=first_login,
         roles=roles,
         tenant=tenant,
         anonymous=anonymous,
@@ -149,7 +167,7 @@ def google(
     name: str = "google",
     nonce: Nonce = Nonce.REQUIRED,
     max_age: int = DEFAULT_MAX_AGE,
-    auto_provision: bool = False,
+    first_login: FirstLogin = FirstLogin.CLOSED,
     roles: tuple[str, ...] = (),
 ) -> Provider:
     """Sign in with Google. On Android the token is for the server's client id and ``azp`` is the
@@ -164,7 +182,7 @@ def google(
         jwks_uri="https://www.googleapis.com/oauth2/v3/certs",
         nonce=nonce,
         max_age=max_age,
-        auto_provision=auto_provision,
+        first_login=first_login,
         roles=roles,
     )
 
@@ -175,7 +193,7 @@ def apple(
     name: str = "apple",
     nonce: Nonce = Nonce.REQUIRED,
     max_age: int = DEFAULT_MAX_AGE,
-    auto_provision: bool = False,
+    first_login: FirstLogin = FirstLogin.CLOSED,
     roles: tuple[str, ...] = (),
 ) -> Provider:
     """Sign in with Apple; client ids are bundle ids, and service ids for Android and the web."""
@@ -187,7 +205,7 @@ def apple(
         jwks_uri="https://appleid.apple.com/auth/keys",
         nonce=nonce,
         max_age=max_age,
-        auto_provision=auto_provision,
+        first_login=first_login,
         roles=roles,
     )
 
@@ -202,7 +220,7 @@ def oidc(
     authorized_parties: tuple[str, ...] = (),
     nonce: Nonce = Nonce.REQUIRED,
     max_age: int = DEFAULT_MAX_AGE,
-    auto_provision: bool = False,
+    first_login: FirstLogin = FirstLogin.CLOSED,
     roles: tuple[str, ...] = (),
 ) -> Provider:
     """Any issuer of OpenID Connect. ``issuer`` is exactly as its tokens spell it."""
@@ -218,7 +236,7 @@ def oidc(
         authorized_parties=authorized_parties,
         nonce=nonce,
         max_age=max_age,
-        auto_provision=auto_provision,
+        first_login=first_login,
         roles=roles,
     )
 

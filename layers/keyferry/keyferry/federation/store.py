@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from keyferry.aws import FIRST_WRITE, SAME_REVISION, calling, write_all, write_if
@@ -145,10 +146,16 @@ class FederatedStore:
         item = response.get("Item")
         return FederatedCredential.of(identity, item["sub"]["S"]) if item else None
 
-    def add(self, user: User, credential: FederatedCredential) -> bool:
-        """Write a new user and the credential that opens it, both or neither. Return False when the
-        identity opens a user already: another login of the same person was faster, or botocore
-        tried twice. `credential` then tells which user."""
+    def add(
+        self,
+        user: User,
+        credential: FederatedCredential,
+        *,
+        also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({}),
+    ) -> bool:
+        """Write a new user and the credential that opens it, and ``also``: all or nothing. Return
+        False when the identity opens a user already, as another login of the same person was
+        faster (`credential` then tells which user), or ``also`` did not hold."""
         writes: dict[str, TransactWriteItemTypeDef] = {
             "credential": self._put_credential(credential, user.created_at),
             "user": {
@@ -159,6 +166,7 @@ class FederatedStore:
                     "ExpressionAttributeNames": dict(_SUB),
                 }
             },
+            **also,
         }
         return not write_all(self.client, "dynamodb:TransactWriteItems federated user", writes)
 
@@ -230,7 +238,8 @@ def new_user(provider: Provider, identity: Identity, *, sub: str, now: int) -> U
     """The user that auto-provisioning makes of an identity.
 
     The name is made of the hash and not of the e-mail address: two issuers may give one address to
-    two people, and an operator must not take either for the user who has that name already.
+    two people, and an operator must not take either for the user who has that name already. Names
+    of this form are kept for this (`keyferry.users.model.MADE_BY_A_PROVIDER`).
     """
     digest = identity_digest(identity.issuer, identity.subject)
     return User(

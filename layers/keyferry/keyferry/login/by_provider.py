@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from keyferry.edge.telemetry import Metric, count
+from keyferry.edge.telemetry import Metric, count, logger
 from keyferry.errors import RequestRefused
 from keyferry.federation import id_token
 from keyferry.federation.cache import ConfiguredProviders
 from keyferry.federation.id_token import Identity
 from keyferry.federation.jwks import Jwks
-from keyferry.federation.providers import Provider
+from keyferry.federation.providers import FirstLogin, Provider
 from keyferry.federation.store import FederatedCredential, FederatedStore, new_user
 from keyferry.jose import base64url
 from keyferry.login.proof import FEDERATED, MFA, OTP, Origin, Proved, refused
-from keyferry.login.request import LoginRequest
+from keyferry.login.request import InvitationRequest, LoginRequest
 from keyferry.tokens.refresh import ID_BYTES
 from keyferry.users.guessing import Attempt, GuessStore
-from keyferry.users.model import User, UserStatus
+from keyferry.users.invitation import InvitationStore
+from keyferry.users.model import User, UserStatus, canonical_username
 from keyferry.users.second_factor import SecondFactors
 from keyferry.users.store import UserStore
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class ProviderLogin:
     jwks: Jwks
     federated: FederatedStore
     users: UserStore
+    invitations: InvitationStore
     guesses: GuessStore
     factors: SecondFactors
     now: Callable[[], int]
@@ -45,10 +51,11 @@ class ProviderLogin:
         identity = id_token.verify(
             body.id_token, provider, now=self.now(), jwks=self.jwks, expected_nonce=expected_nonce
         )
-        credential = self._credential(provider, identity)
-        user = self.users.user(credential.sub)
-        if user is None or user.status is not UserStatus.ACTIVE:
-            raise refused("federated user disabled or deleted")
+        credential = self.federated.credential(identity)
+        if credential is None:
+            user, credential = self._newcomer(provider, identity, body.invitation)
+        else:
+            user = self._known(credential)
         still_so = self.federated.still_linked(credential)
         if not user.second_factor:
             return Proved(user=user, amr=(FEDERATED,), still_so=still_so)
@@ -60,23 +67,53 @@ class ProviderLogin:
             also=self.guesses.forgive(attempt, jkt=origin.jkt),
         )
 
-    def _credential(self, provider: Provider, identity: Identity) -> FederatedCredential:
-        credential = self.federated.credential(identity)
-        if credential is not None:
-            return credential
-        if not provider.auto_provision:
+    def _known(self, credential: FederatedCredential) -> User:
+        user = self.users.user(credential.sub)
+        if user is None or user.status is not UserStatus.ACTIVE:
+            raise refused("federated user disabled or deleted")
+        return user
+
+    def _newcomer(
+        self, provider: Provider, identity: Identity, invitation: InvitationRequest | None
+    ) -> tuple[User, FederatedCredential]:
+        """Make a user of an identity that opens none yet, if it may have one."""
+        if invitation is not None and provider.first_login is not FirstLogin.CLOSED:
+            (user, also), made = self._invited(invitation), Metric.ACCOUNT_REDEEMED
+        elif provider.first_login is FirstLogin.OPEN:
+            sub = base64url.encode(self.random(ID_BYTES))
+            user, also = new_user(provider, identity, sub=sub, now=self.now()), {}
+            made = Metric.USER_PROVISIONED
+        else:
             raise refused("identity not linked")
-        user = new_user(
-            provider, identity, sub=base64url.encode(self.random(ID_BYTES)), now=self.now()
-        )
         credential = FederatedCredential.of(identity, user.sub)
-        if self.federated.add(user, credential):
-            count(Metric.USER_PROVISIONED)
-            return credential
+        if self.federated.add(user, credential, also=also):
+            count(made)
+            if made is Metric.ACCOUNT_REDEEMED:
+                logger.info("account", extra={"outcome": "redeemed", "sub": user.sub})
+            return user, credential
         found = self.federated.credential(identity)  # another login of the same person was faster
         if found is None:
-            raise refused("identity unlinked meanwhile")
-        return found
+            raise refused("identity unlinked, or invitation spent, meanwhile")
+        return self._known(found), found
+
+    def _invited(
+        self, invitation: InvitationRequest
+    ) -> tuple[User, dict[str, TransactWriteItemTypeDef]]:
+        """The user that an invitation is for, and the writes that spend it and take the name. One
+        answer for a name that is not invited, a wrong code, one that has expired, one that is
+        spent."""
+        try:
+            username = canonical_username(invitation.username)
+        except ValueError:
+            raise refused("invitation") from None
+        found, now = self.invitations.find(username), self.now()
+        if found is None or not found.is_opened_by(invitation.code.get_secret_value(), now):
+            raise refused("invitation")
+        user = User.new(found.username, found.roles, now=now, random=self.random)
+        return user, {
+            "invitation": self.invitations.spending(username, found, now=now),
+            "name": self.users.naming(username, user.sub),
+        }
 
     def _second_factor(self, otp: str | None, user: User, origin: Origin) -> Attempt:
         if otp is None:

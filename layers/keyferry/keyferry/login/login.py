@@ -28,6 +28,7 @@ from keyferry.sessions.model import Device
 from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.sessions.store import SessionStore
 from keyferry.users.guessing import GuessStore
+from keyferry.users.invitation import InvitationStore
 from keyferry.users.second_factor import SecondFactors
 from keyferry.users.store import UserStore
 
@@ -64,13 +65,14 @@ class Login:
         jwks = Jwks(clock.now)
         return cls(
             keyring=keyring,
-            app_check=AppCheck.from_environ(jwks, environ),
+            app_check=AppCheck.from_environ(jwks, dynamodb, environ),
             by_password=PasswordLogin(keyring, users, guesses, factors, clock.now, clock.random),
             by_provider=ProviderLogin(
                 ConfiguredProviders.from_environ(dynamodb, environ),
                 jwks,
                 FederatedStore.from_environ(dynamodb, environ),
                 users,
+                InvitationStore(users),
                 guesses,
                 factors,
                 clock.now,
@@ -90,7 +92,9 @@ class Login:
         body = read(request)
         encryption = encryption_key(body.device)
         origin = self._origin(request, body)
-        checked = self.app_check.check(request.headers.one(HEADER))
+        checked = self.app_check.check(
+            request.headers.one(HEADER), invocation_id=request.invocation_id
+        )
         attested = self.app_check.admit(checked)
         self.grants.unwrap_keys()
         for _ in range(_CHECKS):
@@ -110,7 +114,7 @@ class Login:
                 request_id=origin.invocation_id,
             )
             try:
-                displaced = self.opening.open(
+                opened = self.opening.open(
                     session, proved.user, still_so=proved.still_so, also=proved.also
                 )
             except CredentialChanged:
@@ -120,12 +124,12 @@ class Login:
                 extra={
                     "outcome": "succeeded",
                     "sid": session.sid,
-                    "displaced": displaced,
+                    "displaced": opened.displaced,
                     "app_check": checked.result,
                 },
             )
             count(Metric.LOGIN_SUCCEEDED)
-            return self.grants.respond(session, token)
+            return self.grants.respond(opened.session, token)
         raise Unavailable("login: the credential kept changing")
 
     def _origin(self, request: Request, body: LoginRequest) -> Origin:

@@ -18,6 +18,7 @@ from keyferry.edge.request import JSON, Request
 from keyferry.errors import RequestRefused
 from keyferry.federation.id_token import MAX_LENGTH as MAX_ID_TOKEN_LENGTH
 from keyferry.jose.rfc7517_jwk import EcJwk
+from keyferry.users.invitation import MAX_CODE_LENGTH
 from keyferry.users.model import MAX_USERNAME_LENGTH
 from keyferry.users.passwords import MAX_PASSWORD_BYTES
 
@@ -35,9 +36,19 @@ class DeviceRequest(BaseModel):
     encryption_key: dict[str, Any]
 
 
+class InvitationRequest(BaseModel):
+    """What the operator gave to somebody who is to become a user."""
+
+    model_config = _STRICT
+
+    username: Annotated[str, StringConstraints(min_length=1, max_length=MAX_USERNAME_LENGTH)]
+    code: Annotated[SecretStr, Field(min_length=1, max_length=MAX_CODE_LENGTH)]
+
+
 class LoginRequest(BaseModel):
     """One of three ways in, each with or without a code (``otp``): user name and password; the
-    ``auth_session`` that ``mfa_required`` gave; an ``id_token`` of a configured provider."""
+    ``auth_session`` that ``mfa_required`` gave; an ``id_token`` of a configured provider, which may
+    come with an ``invitation`` the first time."""
 
     model_config = _STRICT
 
@@ -49,6 +60,7 @@ class LoginRequest(BaseModel):
     provider: Annotated[str | None, Field(max_length=64)] = None
     id_token: Annotated[str | None, Field(max_length=MAX_ID_TOKEN_LENGTH, repr=False)] = None
     nonce: Annotated[str | None, Field(max_length=256, repr=False)] = None
+    invitation: InvitationRequest | None = None
     otp: Annotated[str, StringConstraints(min_length=6, max_length=32)] | None = None
     device: DeviceRequest
 
@@ -65,6 +77,8 @@ class LoginRequest(BaseModel):
             raise ValueError("one way in, and all of it")
         if self.nonce is not None and self.id_token is None:
             raise ValueError("a nonce goes with an id_token")
+        if self.invitation is not None and self.id_token is None:
+            raise ValueError("an invitation goes with an id_token, or to its own route")
         return self
 
 

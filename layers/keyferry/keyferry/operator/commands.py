@@ -3,7 +3,7 @@
     {"command": "keys.list", "arguments": {}}  →  {"ok": true, "result": {…}}
                                                →  {"ok": false, "error": {"error", "error_description"}}
 
-No command reads a stored value back: this function can seal and has no right to open.
+No command reads a stored key back: this function can seal keys and has no right to open them.
 """
 
 from __future__ import annotations
@@ -25,24 +25,27 @@ from pydantic import (
 )
 
 from keyferry import aws, clock
-from keyferry.config import DAY
-from keyferry.edge.telemetry import failure, logger
+from keyferry.config import DAY, Deployment
+from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.federation import providers as presets
-from keyferry.federation.providers import Nonce, Provider
+from keyferry.federation.providers import FirstLogin, Nonce, Provider
 from keyferry.federation.store import FederatedCredential, FederatedStore, Link, ProviderStore
 from keyferry.operator.key_commands import KEY_COMMANDS, KeyCommands
 from keyferry.operator.user_import import ImportUsers, Role, UserImport
 from keyferry.sessions.store import SessionStore
-from keyferry.users import second_factor
+from keyferry.users import totp
 from keyferry.users.invitation import Invitation, InvitationStore, hash_code, new_code
-from keyferry.users.model import User, UserStatus, canonical_username
+from keyferry.users.model import User, UserStatus, canonical_new_username, canonical_username
 from keyferry.users.passwords import MAX_PASSWORD_BYTES, hash_password, normalise
+from keyferry.users.second_factor import SecondFactors
 from keyferry.users.store import PasswordCredential, UserStore
 from keyferry.vault.envelope import Sealer
 from keyferry.vault.store import VaultStore
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+_ATTEMPTS: Final = 8
 
 
 class AddUser(BaseModel):
@@ -67,6 +70,18 @@ class OneUser(BaseModel):
         if (self.username is None) == (self.sub is None):
             raise ValueError("either username or sub")
         return self
+
+
+class ConfirmTotp(OneUser):
+    """``code`` is one of the authenticator app."""
+
+    code: Annotated[SecretStr, Field(min_length=6, max_length=32)]
+
+
+class SetRoles(OneUser):
+    """``roles`` are all that the user has from now on; they may be none."""
+
+    roles: Annotated[list[Role], Field(max_length=32)]
 
 
 class NamedProvider(BaseModel):
@@ -98,6 +113,8 @@ class PutProvider(BaseModel):
         }
         if "nonce" in settings:
             settings["nonce"] = Nonce(str(settings["nonce"]))
+        if "first_login" in settings:
+            settings["first_login"] = FirstLogin(str(settings["first_login"]))
         made: Provider = getattr(presets, self.kind)(**settings)
         return made
 
@@ -148,19 +165,32 @@ class Operator:
     federated: FederatedStore
     vault: VaultStore
     sealer: Sealer
+    factors: SecondFactors
+    issuer_name: str
     now: Callable[[], int]
     random: Callable[[int], bytes]
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
         dynamodb, kms = aws.dynamodb(), aws.kms()
+        users = UserStore.from_environ(dynamodb, environ)
+        deployment = Deployment.from_environ(environ)
         return cls(
-            users=UserStore.from_environ(dynamodb, environ),
+            users=users,
             sessions=SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
             vault=VaultStore(dynamodb, environ["KEYFERRY_VAULT_TABLE"]),
             providers=ProviderStore.from_environ(dynamodb, environ),
             federated=FederatedStore.from_environ(dynamodb, environ),
             sealer=Sealer.from_environ(kms, environ),
+            factors=SecondFactors(
+                dynamodb,
+                users.credentials_table,
+                users.users_table,
+                kms,
+                environ["KEYFERRY_KEYRING_KEY_ARN"],
+                deployment,
+            ),
+            issuer_name=deployment.app,
             now=clock.now,
             random=clock.random,
         )
@@ -199,6 +229,10 @@ class Operator:
             "users.disable": lambda a, i: self.disable_user(OneUser.model_validate(a), i),
             "users.enable": lambda a, _: self.enable_user(OneUser.model_validate(a)),
             "users.set_password": lambda a, i: self.set_password(SetPassword.model_validate(a), i),
+            "users.show": lambda a, _: self.show_user(OneUser.model_validate(a)),
+            "users.set_roles": lambda a, _: self.set_roles(SetRoles.model_validate(a)),
+            "users.begin_totp": lambda a, _: self.begin_totp(OneUser.model_validate(a)),
+            "users.confirm_totp": lambda a, _: self.confirm_totp(ConfirmTotp.model_validate(a)),
             "users.reset_second_factor": lambda a, i: self.reset_second_factor(
                 OneUser.model_validate(a), i
             ),
@@ -217,7 +251,8 @@ class Operator:
         }
 
     def add_user(self, request: AddUser) -> dict[str, Any]:
-        username, password = _canonical(request.username), _password(request.password)
+        username = _canonical(request.username, canonical_new_username)
+        password = _password(request.password)
         user = User.new(request.username, request.roles, now=self.now(), random=self.random)
         phc = hash_password(password, random=self.random)
         if not self.users.add(user, PasswordCredential(username, user.sub, phc)):
@@ -231,9 +266,9 @@ class Operator:
 
     def invite_user(self, request: InviteUser) -> dict[str, Any]:
         """The code is in the answer and nowhere else; an earlier one of this name is void."""
-        canonical = _canonical(request.username)
+        canonical = _canonical(request.username, canonical_new_username)
         # A user who comes to be right after this look is safe: no invitation is redeemed over one.
-        if self.users.password_credential(canonical) is not None:
+        if self.users.sub_of(canonical) is not None:
             raise CommandRefused("already_exists", "There is a user of that name.")
         code = new_code(self.random)
         invitation = Invitation(
@@ -249,6 +284,44 @@ class Operator:
             "code": code,
             "expires_at": invitation.expires_at,
         }
+
+    def show_user(self, request: OneUser) -> dict[str, Any]:
+        """``sessions`` is how many are alive, ``password`` whether the user has one."""
+        user = self._user(request)
+        return {
+            "sub": user.sub,
+            "username": user.username,
+            "status": user.status,
+            "roles": list(user.roles),
+            "password": self._has_password(user),
+            "second_factor": user.second_factor,
+            "created_at": user.created_at,
+            "sessions": len(self.sessions.living(user.sub, now=self.now())),
+        }
+
+    def set_roles(self, request: SetRoles) -> dict[str, Any]:
+        """From the first write on, deliveries go by the new roles, and no login begins with the old
+        ones. Sessions go on: what they have of the roles is for access tokens, and the next refresh
+        of each gives one with the new ones."""
+        sub, roles = self._sub(request), tuple(dict.fromkeys(request.roles))
+        user = self.users.set_roles(sub, roles)
+        for _ in range(_ATTEMPTS):
+            if user is None:
+                raise CommandRefused("not_found", "There is no such user.")
+            told = user
+            living = self.sessions.living(sub, now=self.now())
+            changed = sum(self.sessions.set_roles(sub, each.sid, told.roles) for each in living)
+            # Two commands at once may tell the sessions in the other order than they wrote the
+            # user's row. Whoever is the last to tell them finds that here.
+            user = self.users.user(sub)
+            if user is not None and user.roles == told.roles:
+                return {
+                    "sub": sub,
+                    "username": user.username,
+                    "roles": list(user.roles),
+                    "sessions": changed,
+                }
+        raise CommandRefused("conflict", "Others kept changing the user's roles; try again.")
 
     def disable_user(self, request: OneUser, request_id: str) -> dict[str, Any]:
         """From the first write on, no login and no delivery; when this returns, no session."""
@@ -270,14 +343,36 @@ class Operator:
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "revoked": ended}
 
+    def begin_totp(self, request: OneUser) -> dict[str, Any]:
+        """The secret is in the answer and nowhere else, and in force once a code has confirmed it.
+        One that was begun before and not confirmed is void."""
+        user = self._user(request)
+        secret = self.random(totp.SECRET_BYTES)
+        if not self.factors.begin(user.sub, secret):
+            raise CommandRefused("already_exists", "A second factor is in force; reset it first.")
+        uri = totp.otpauth_uri(secret, issuer=self.issuer_name, account=user.username)
+        return {"sub": user.sub, "secret": totp.base32(secret), "otpauth_uri": uri}
+
+    def confirm_totp(self, request: ConfirmTotp) -> dict[str, Any]:
+        """The recovery codes are in the answer and nowhere else. Sessions go on, as when users set
+        it up themselves."""
+        sub = self._sub(request)
+        enrolment = self.factors.read(sub)
+        if enrolment is None or enrolment.confirmed:
+            raise CommandRefused("not_found", "There is no second factor to confirm.")
+        recovery = self.factors.confirm(
+            enrolment, request.code.get_secret_value(), now=self.now(), random=self.random
+        )
+        if recovery is None:
+            raise CommandRefused("invalid_code", "The code is wrong, or too old.")
+        count(Metric.SECOND_FACTOR_ENROLLED)
+        return {"sub": sub, "recovery_codes": recovery}
+
     def reset_second_factor(self, request: OneUser, request_id: str) -> dict[str, Any]:
         """For somebody who has lost the phone and the recovery codes; that phone's session, and
         every other one, ends with it."""
         sub = self._sub(request)
-        removed = second_factor.remove(
-            self.users.client, self.users.credentials_table, self.users.users_table, sub
-        )
-        if not removed:
+        if not self.factors.remove(sub):
             raise CommandRefused("not_found", "There is no such user.")
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)
         return {"sub": sub, "second_factor": False, "revoked": ended}
@@ -353,15 +448,25 @@ class Operator:
     def _sub(self, user: OneUser) -> str:
         if user.username is None:
             return user.sub or ""
-        credential = self.users.password_credential(_canonical(user.username))
-        if credential is None:
+        sub = self.users.sub_of(_canonical(user.username))
+        if sub is None:
             raise CommandRefused("not_found", "There is no user of that name.")
-        return credential.sub
+        return sub
+
+    def _user(self, user: OneUser) -> User:
+        found = self.users.user(self._sub(user))
+        if found is None:
+            raise CommandRefused("not_found", "There is no such user.")
+        return found
+
+    def _has_password(self, user: User) -> bool:
+        credential = self.users.password_credential(canonical_username(user.username))
+        return credential is not None and credential.sub == user.sub
 
 
-def _canonical(username: str) -> str:
+def _canonical(username: str, form: Callable[[str], str] = canonical_username) -> str:
     try:
-        return canonical_username(username)
+        return form(username)
     except ValueError as error:
         raise CommandRefused("invalid_request", f"{error}.") from None
 

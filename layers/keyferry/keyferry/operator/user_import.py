@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from keyferry.users import stored_hashes
-from keyferry.users.model import User, UserStatus, canonical_username
+from keyferry.users.model import User, UserStatus, canonical_new_username
 from keyferry.users.store import PasswordCredential, UserStore
 
 MAX_BATCH: Final = 25
@@ -70,7 +70,7 @@ class UserImport:
         except RowRefused as refused:
             return {"outcome": Outcome.REFUSED, "reason": str(refused)}
         if dry_run:
-            there = self.users.password_credential(credential.username) is not None
+            there = self.users.sub_of(credential.username) is not None
         else:
             there = not self.users.add(user, credential)
         return {"outcome": Outcome.ALREADY_THERE if there else Outcome.IMPORTED}
@@ -103,7 +103,7 @@ def checked(row: dict[str, Any]) -> tuple[ImportedUser, str]:
         where = str(first["loc"][0]) if known else "an unknown member"
         raise RowRefused(f"{where}: {first['msg']}") from None
     try:
-        canonical = canonical_username(read.username)
+        canonical = canonical_new_username(read.username)
         stored_hashes.parse(read.password_hash.get_secret_value())
     except ValueError as error:
         raise RowRefused(str(error)) from None

@@ -3,13 +3,14 @@
 The user's row lists the sessions that count. A new one is written together with that list, under
 the conditions that the list is still the one that was read, that the user is still active, and that
 the credential is still the one that was checked. So logins at once never exceed the limit, and a
-session never begins for somebody who was disabled, or whose password was changed, a moment before.
+session never begins for somebody who was disabled, or whose password was changed, a moment before;
+nor does one begin with roles that the user no longer has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,14 @@ NEW_SESSION: Final = "attribute_not_exists(sid)"
 _ATTEMPTS: Final = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The session as it was written, and how many older ones were ended for it."""
+
+    session: Session
+    displaced: int
+
+
 class CredentialChanged(KeyferryError):
     """The credential is not the one that was checked any more: check again."""
 
@@ -51,10 +60,10 @@ class SessionOpening:
         *,
         still_so: TransactWriteItemTypeDef,
         also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({}),
-    ) -> int:
-        """Write ``session``; end the user's oldest ones where there would be too many. Return how
-        many were ended. ``still_so`` is what must hold of the credential, and ``also`` are other
-        writes that have no condition.
+    ) -> Opened:
+        """Write ``session``, with the roles that its user has by then; end the user's oldest ones
+        where there would be too many. ``still_so`` is what must hold of the credential, and
+        ``also`` are other writes that have no condition.
 
         Raise `RequestRefused` (``invalid_grant``) when the user was disabled meanwhile,
         `CredentialChanged` when ``still_so`` does not hold, and `Unavailable` when too many logins
@@ -63,6 +72,7 @@ class SessionOpening:
         for _ in range(_ATTEMPTS):
             if user.status is not UserStatus.ACTIVE:
                 raise RequestRefused("invalid_grant", "login: disabled meanwhile")
+            session = replace(session, roles=user.roles)
             kept, ended = self._make_room(user, session.created_at)
             try:
                 writes = self._writes(session, user, still_so, kept, ended)
@@ -75,14 +85,15 @@ class SessionOpening:
                 # Two transactions at once on one row: DynamoDB turns one away. Look again.
                 failed = frozenset({"user"})
             if not failed:
-                return len(ended)
+                return Opened(session, len(ended))
             if "credential" in failed:
                 raise CredentialChanged
             found = self.users.user(user.sub)
             if found is None:
                 raise RequestRefused("invalid_grant", "login: user deleted meanwhile")
             if session.sid in found.sessions:
-                return len(ended)  # botocore tried twice, and the first try had done it
+                # botocore tried twice, and the first try had done it
+                return Opened(session, len(ended))
             user = found
         raise Unavailable("dynamodb:TransactWriteItems session: too many logins at once")
 

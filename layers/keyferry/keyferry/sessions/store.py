@@ -165,6 +165,24 @@ class SessionStore:
         living = self.living(sub, now=now)
         return sum(self.end(sub, row.sid, request_id=request_id) for row in living)
 
+    def set_roles(self, sub: str, sid: str, roles: tuple[str, ...]) -> bool:
+        """What the session's access tokens say of its user, from the next refresh on. Return False
+        when it is not active."""
+        written, _ = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem session roles",
+            TableName=self.table,
+            Key={"sub": {"S": sub}, "sid": {"S": sid}},
+            ConditionExpression=ACTIVE,
+            UpdateExpression="SET #roles = :roles",
+            ExpressionAttributeNames={"#status": "status", "#roles": "roles"},
+            ExpressionAttributeValues={
+                ":active": {"S": Status.ACTIVE},
+                ":roles": {"S": json.dumps(roles)},
+            },
+        )
+        return written
+
     def living(self, sub: str, *, now: int) -> list[Session]:
         """A user's sessions that are active and not expired, oldest first, read consistently."""
         rows: list[Session] = []

@@ -10,18 +10,30 @@ from typing import Annotated, Final, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from keyferry import aws, clock
+from keyferry.attestation.app_check import HEADER, AppCheck, Checked
 from keyferry.config import TokenPolicy
 from keyferry.edge import authentication
 from keyferry.edge.request import JSON, Request
 from keyferry.edge.response import Response, of_json
 from keyferry.edge.telemetry import Metric, count, logger
 from keyferry.errors import RequestRefused
+from keyferry.federation.jwks import Jwks
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.store import SessionStore
 from keyferry.tokens.access import AccessToken
 from keyferry.users.guessing import Attempt, GuessStore
-from keyferry.users.invitation import InvitationStore
-from keyferry.users.model import MAX_USERNAME_LENGTH, User, canonical_username
+from keyferry.users.invitation import (
+    MAX_CODE_LENGTH,
+    InvitationStore,
+    invitation_from_item,
+    invitation_key,
+)
+from keyferry.users.model import (
+    MAX_USERNAME_LENGTH,
+    User,
+    canonical_new_username,
+    canonical_username,
+)
 from keyferry.users.new_password import NewPasswordPolicy
 from keyferry.users.password_change import PasswordChange
 from keyferry.users.passwords import (
@@ -49,7 +61,7 @@ class RedeemRequest(BaseModel):
     model_config = _STRICT
 
     username: Username
-    code: Annotated[SecretStr, Field(min_length=1, max_length=64)]
+    code: Annotated[SecretStr, Field(min_length=1, max_length=MAX_CODE_LENGTH)]
     password: Password
 
 
@@ -80,6 +92,7 @@ class Accounts:
     invitations: InvitationStore
     change: PasswordChange
     guesses: GuessStore
+    app_check: AppCheck
     policy: TokenPolicy
     passwords: NewPasswordPolicy
     self_registration: bool
@@ -97,6 +110,7 @@ class Accounts:
                 users, SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"])
             ),
             guesses=GuessStore(dynamodb, environ["KEYFERRY_GUESSES_TABLE"]),
+            app_check=AppCheck.from_environ(Jwks(clock.now), dynamodb, environ),
             policy=TokenPolicy.from_environ(environ),
             passwords=NewPasswordPolicy.from_environ(environ),
             # Only the exact word opens it: a typing error must not.
@@ -107,21 +121,34 @@ class Accounts:
 
     def redeem(self, request: Request) -> Response:
         """``POST /v1/invitations/redeem``. One answer and one amount of work for a name that is not
-        invited, a wrong code, one that has expired and one that is spent."""
+        invited, a wrong code, one that has expired and one that is spent. Failures count against
+        the network that they come from."""
         body = _body(request, RedeemRequest)
         authentication.client_id(request, self.keyring)
         username = _canonical(body.username)
-        phc = self._hash(body.password, username)
-        invitation = self.invitations.find(username)
+        password = self._admit(body.password, username)
+        checked = self._attest(request)
         now = self.now()
+        redemption = self.guesses.redeeming(
+            request.source_ip,
+            now=now,
+            beside=(self.change.users.credentials_table, invitation_key(username)),
+        )
+        phc = hash_password(password, random=self.random)
+        invitation = invitation_from_item(redemption.beside)
         code = body.code.get_secret_value()
         if invitation is None or not invitation.is_opened_by(code, now):
+            self.guesses.redemption_failed(redemption)
             raise _not_invited()
         user = User.new(invitation.username, invitation.roles, now=now, random=self.random)
         credential = PasswordCredential(username, user.sub, phc)
         if not self.invitations.redeem(invitation, user, credential, now=now):
             raise _not_invited()
-        logger.info("account", extra={"outcome": "redeemed", "sub": user.sub})
+        count(Metric.ACCOUNT_REDEEMED)
+        logger.info(
+            "account",
+            extra={"outcome": "redeemed", "sub": user.sub, "app_check": checked.result},
+        )
         return of_json({"username": user.username})
 
     def register(self, request: Request) -> Response:
@@ -133,12 +160,22 @@ class Accounts:
             raise RequestRefused("registration_closed", "register: not allowed by this stack")
         body = _body(request, RegisterRequest)
         authentication.client_id(request, self.keyring)
-        username = _canonical(body.username)
+        username = _canonical(body.username, canonical_new_username)
+        password = self._admit(body.password, username)
+        checked = self._attest(request)
+        self.guesses.register(
+            request.source_ip, now=self.now(), invocation_id=request.invocation_id
+        )
         user = User.new(body.username, (), now=self.now(), random=self.random)
-        credential = PasswordCredential(username, user.sub, self._hash(body.password, username))
+        phc = hash_password(password, random=self.random)
+        credential = PasswordCredential(username, user.sub, phc)
         if not self.invitations.register(user, credential, now=self.now()):
             raise RequestRefused("username_taken", "register: taken or invited")
-        logger.info("account", extra={"outcome": "registered", "sub": user.sub})
+        count(Metric.ACCOUNT_REGISTERED)
+        logger.info(
+            "account",
+            extra={"outcome": "registered", "sub": user.sub, "app_check": checked.result},
+        )
         return of_json({"username": user.username})
 
     def change_password(self, request: Request) -> Response:
@@ -152,7 +189,7 @@ class Accounts:
         if own.jkt != (token.jkt or "") or own.client_id != client_id:
             raise RequestRefused("invalid_token", "session of another device or client")
         username = canonical_username(user.username)
-        octets = self.passwords.admit(body.new_password.get_secret_value(), username=username)
+        octets = self._admit(body.new_password, username)
         attempt = self._reserve(request, username, own.jkt)
         credential = credential_from_item(username, attempt.beside)
         # Of a user without a password none is right, and the work is the same.
@@ -196,9 +233,16 @@ class Accounts:
             beside=(self.change.users.credentials_table, credential_key(username)),
         )
 
-    def _hash(self, password: SecretStr, username: str) -> str:
-        octets = self.passwords.admit(password.get_secret_value(), username=username)
-        return hash_password(octets, random=self.random)
+    def _attest(self, request: Request) -> Checked:
+        """Raise `RequestRefused` (``attestation_required``) or `Unavailable`, as at login."""
+        checked = self.app_check.check(
+            request.headers.one(HEADER), invocation_id=request.invocation_id
+        )
+        self.app_check.admit(checked)
+        return checked
+
+    def _admit(self, password: SecretStr, username: str) -> bytes:
+        return self.passwords.admit(password.get_secret_value(), username=username)
 
 
 def _body(request: Request, kind: type[Body]) -> Body:
@@ -209,9 +253,9 @@ def _body(request: Request, kind: type[Body]) -> Body:
         raise RequestRefused("invalid_request", f"body is not a {kind.__name__}") from None
 
 
-def _canonical(username: str) -> str:
+def _canonical(username: str, form: Callable[[str], str] = canonical_username) -> str:
     try:
-        return canonical_username(username)
+        return form(username)
     except ValueError:
         raise RequestRefused("invalid_request", "user name: form") from None
 

@@ -84,9 +84,8 @@ class TotpEnrolment:
         enrolment = self.factors.read(user.sub)
         if enrolment is None or enrolment.confirmed:
             raise RequestRefused("invalid_request", "totp: nothing to confirm")
-        step = self.factors.matching_step(enrolment, code, self.now())
-        recovery = totp.new_recovery_codes(self.random)
-        if step is None or not self.factors.confirm(enrolment, step=step, recovery=recovery):
+        recovery = self.factors.confirm(enrolment, code, now=self.now(), random=self.random)
+        if recovery is None:
             raise RequestRefused("invalid_code", "totp: code")
         logger.info("second factor", extra={"outcome": "confirmed", "sub": user.sub})
         count(Metric.SECOND_FACTOR_ENROLLED)

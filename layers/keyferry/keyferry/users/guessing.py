@@ -7,10 +7,16 @@ Three counters of failures, each with an exponential back-off that ends by itsel
               neither of the other two holds it up
     network   one source address guessing at many accounts; an IPv6 address counts by its /64
 
+Two more are of networks only, for what nobody has an account for yet:
+
+    redeem    failures to redeem an invitation, counted as logins count theirs
+    register  registrations, good or bad: each of them is a user more
+
 An attempt is counted **before** the password is looked at, under the condition that nobody has
 counted since: however many guesses go on at once, only so many are ever checked. A network's
 failures are counted after the fact, since many people can stand behind one address and their
-successes must cost nothing; so guesses in flight at one moment can exceed that one limit.
+successes must cost nothing; so guesses in flight at one moment can exceed that one limit. That of
+registrations is exact.
 
 A name that nobody has is counted like any other, or the limit itself would tell which ones exist.
 When the counters can not be read or written, nobody logs in: 503, and the phones that are logged in
@@ -69,6 +75,9 @@ class Limit:
 ACCOUNT: Final = Limit(free=5, first_wait=2, longest_wait=15 * 60, forget=DAY)
 DEVICE: Final = Limit(free=10, first_wait=1, longest_wait=60, forget=HOUR)
 NETWORK: Final = Limit(free=50, first_wait=1, longest_wait=5 * 60, forget=HOUR)
+REDEEM: Final = NETWORK
+REGISTER: Final = Limit(free=20, first_wait=1, longest_wait=60, forget=HOUR)
+"""A short longest wait: a mobile network puts thousands of honest people behind one address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,15 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Redemption:
+    """An invitation that may be tried: the counter of its network, and the row read beside it."""
+
+    network: Counter
+    now: int
+    beside: Mapping[str, Any] | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class GuessStore:
     client: DynamoDBClient
     table: str
@@ -158,9 +176,36 @@ class GuessStore:
 
     def failed(self, attempt: Attempt) -> None:
         """Charge the failure of a stranger to the network that it came from."""
-        if attempt.own.id == attempt.device.id:
-            return
-        source, now = attempt.network, attempt.now
+        if attempt.own.id != attempt.device.id:
+            self._charge(attempt.network, attempt.now)
+
+    def redeeming(self, source_ip: str, *, now: int, beside: tuple[str, Item]) -> Redemption:
+        """Allow one try at an invitation; ``beside`` as in `reserve`. Nothing is counted yet.
+
+        Raise `RequestRefused` (``too_many_attempts``) with the seconds to wait.
+        """
+        counter = Counter(_id("redeem", network(source_ip)), REDEEM)
+        (counter,), row = self._read((counter,), beside)
+        _require_no_wait(counter, now)
+        return Redemption(counter, now, row)
+
+    def redemption_failed(self, redemption: Redemption) -> None:
+        self._charge(redemption.network, redemption.now)
+
+    def register(self, source_ip: str, *, now: int, invocation_id: str) -> None:
+        """Count one registration and allow it.
+
+        Raise `RequestRefused` (``too_many_attempts``) with the seconds to wait.
+        """
+        counter = Counter(_id("register", network(source_ip)), REGISTER)
+        for _ in range(_RESERVATIONS):
+            (counter,), _row = self._read((counter,))
+            _require_no_wait(counter, now)
+            if self._count(counter, now=now, invocation_id=invocation_id, kept=REGISTER.forget):
+                return
+        raise RequestRefused("too_many_attempts", "registrations: contention", retry_after=1)
+
+    def _charge(self, source: Counter, now: int) -> None:
         forgotten = source.exists and source.current(now) == 0
         update = "SET failures = :one, last_at = :now, expires_at = :expires_at"
         if not forgotten:
@@ -174,7 +219,7 @@ class GuessStore:
             ExpressionAttributeValues={
                 ":one": {"N": "1"},
                 ":now": {"N": str(now)},
-                ":expires_at": {"N": str(now + NETWORK.forget)},
+                ":expires_at": {"N": str(now + source.limit.forget)},
             },
         )
 
@@ -201,21 +246,31 @@ class GuessStore:
         return writes
 
     def _read(
-        self, counters: tuple[Counter, ...], beside: tuple[str, Item]
+        self, counters: tuple[Counter, ...], beside: tuple[str, Item] | None = None
     ) -> tuple[tuple[Counter, ...], Mapping[str, Any] | None]:
-        keys: list[Item] = [{"id": {"S": counter.id}} for counter in counters]
-        table, key = beside
-        rows = batch_get(self.client, {self.table: keys, table: [key]})
+        wanted: dict[str, list[Item]] = {
+            self.table: [{"id": {"S": counter.id}} for counter in counters]
+        }
+        if beside is not None:
+            wanted[beside[0]] = [beside[1]]
+        rows = batch_get(self.client, wanted)
         found = {row["id"]["S"]: row for row in rows[self.table]}
         read = tuple(_counter(counter, found.get(counter.id)) for counter in counters)
-        return read, rows[table][0] if rows[table] else None
+        return read, next(iter(rows[beside[0]]), None) if beside is not None else None
 
-    def _count(self, counter: Counter, *, now: int, invocation_id: str) -> bool:
+    def _count(
+        self,
+        counter: Counter,
+        *,
+        now: int,
+        invocation_id: str,
+        kept: int = KNOWN_DEVICE_SECONDS,
+    ) -> bool:
         """Count one failure in advance, if nobody has counted since ``counter`` was read."""
         values: Item = {
             ":failures": {"N": str(counter.current(now) + 1)},
             ":now": {"N": str(now)},
-            ":expires_at": {"N": str(now + max(counter.limit.forget, KNOWN_DEVICE_SECONDS))},
+            ":expires_at": {"N": str(now + max(counter.limit.forget, kept))},
             ":invocation": {"S": invocation_id},
         }
         condition = NO_COUNT
@@ -238,6 +293,12 @@ class GuessStore:
             ExpressionAttributeValues=values,
         )
         return counted or (row is not None and row.get("counted_by", {}).get("S") == invocation_id)
+
+
+def _require_no_wait(counter: Counter, now: int) -> None:
+    wait = counter.wait(now)
+    if wait > 0:
+        raise RequestRefused("too_many_attempts", "network limit", retry_after=wait)
 
 
 def _counter(counter: Counter, row: Mapping[str, Any] | None) -> Counter:

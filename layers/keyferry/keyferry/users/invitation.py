@@ -1,4 +1,5 @@
-"""Invitations: a single-use code with which somebody becomes a user and chooses a password.
+"""Invitations: a single-use code with which somebody becomes a user, and either chooses a password
+or logs in by a provider from then on.
 
 The row holds the code's SHA-256. That needs no salt and no slow hash: the code is 160 random bits,
 so nobody finds it by trying (NIST SP 800-63B-4 §3.1.2.2).
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 CODE_BYTES: Final = 20
 """32 characters of base32, none of which looks like another one in print."""
+
+MAX_CODE_LENGTH: Final = 64
+"""Characters of a code as it is typed, with whatever stands between the groups."""
 
 SAME_CODE: Final = "code_hash = :code_hash AND expires_at > :now"
 NO_INVITATION: Final = "attribute_not_exists(id) OR expires_at <= :now"
@@ -71,18 +75,25 @@ class InvitationStore:
                 Key=invitation_key(canonical),
                 ConsistentRead=True,
             )
-        item = response.get("Item")
-        return _from_item(item) if item else None
+        return invitation_from_item(response.get("Item"))
 
     def redeem(
         self, invitation: Invitation, user: User, credential: PasswordCredential, *, now: int
     ) -> bool:
         """Take the invitation away and make the user, both or neither: of two who redeem one code,
         one does. Return False when it is gone or replaced, or the name is taken."""
-        spent: TransactWriteItemTypeDef = {
+        spent = self.spending(credential.username, invitation, now=now)
+        return self._create(user, credential, spent)
+
+    def spending(
+        self, canonical: str, invitation: Invitation, *, now: int
+    ) -> TransactWriteItemTypeDef:
+        """For the transaction that makes the user: take the invitation away, if it is still there
+        and the same."""
+        return {
             "Delete": {
                 "TableName": self.users.credentials_table,
-                "Key": invitation_key(credential.username),
+                "Key": invitation_key(canonical),
                 "ConditionExpression": SAME_CODE,
                 "ExpressionAttributeValues": {
                     ":code_hash": {"B": invitation.code_hash},
@@ -90,7 +101,6 @@ class InvitationStore:
                 },
             }
         }
-        return self._create(user, credential, spent)
 
     def register(self, user: User, credential: PasswordCredential, *, now: int) -> bool:
         """Make a user whom nobody has invited. Return False when the name is taken, or kept for
@@ -132,7 +142,9 @@ def invitation_key(canonical: str) -> Item:
     return {"id": {"S": f"invitation#{canonical}"}}
 
 
-def _from_item(item: Mapping[str, Any]) -> Invitation:
+def invitation_from_item(item: Mapping[str, Any] | None) -> Invitation | None:
+    if item is None:
+        return None
     return Invitation(
         username=item["username"]["S"],
         roles=tuple(json.loads(item["roles"]["S"])),

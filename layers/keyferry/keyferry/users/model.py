@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from keyferry.tokens.refresh import ID_BYTES
 
 MAX_USERNAME_LENGTH: Final = 254
 """Characters: the longest e-mail address (RFC 5321 §4.5.3.1.3)."""
+
+MADE_BY_A_PROVIDER: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}:[0-9a-f]{16}")
+"""The names that `keyferry.federation.store.new_user` makes."""
 
 
 class UserStatus(StrEnum):
@@ -70,4 +74,16 @@ def canonical_username(username: str) -> str:
     # Cc control, Cf format (invisible), Cs surrogate, Co private use, Cn unassigned
     if any(unicodedata.category(character).startswith("C") for character in canonical):
         raise ValueError("user name: control character")
+    return canonical
+
+
+def canonical_new_username(username: str) -> str:
+    """As `canonical_username`, for somebody who is to have the name.
+
+    Raise `ValueError` also for a name like those that are made for the users of a provider: nobody
+    can choose to be called like one of them.
+    """
+    canonical = canonical_username(username)
+    if MADE_BY_A_PROVIDER.fullmatch(canonical):
+        raise ValueError("user name: of the form that is kept for users of a provider")
     return canonical

@@ -72,9 +72,16 @@ class SecondFactors:
         )
         return written
 
-    def confirm(self, enrolment: Enrolment, *, step: int, recovery: list[str]) -> bool:
-        """Put the secret into force, with its recovery codes. Return whether it was this call."""
-        hashes = [totp.recovery_hash(code) or "" for code in recovery]
+    def confirm(
+        self, enrolment: Enrolment, code: str, *, now: int, random: Callable[[int], bytes]
+    ) -> list[str] | None:
+        """Put the secret into force, and use ``code`` up. Return the recovery codes, of which only
+        hashes are kept; None when ``code`` is wrong, or another call was faster."""
+        step = self._matching_step(enrolment, code, now)
+        if step is None:
+            return None
+        recovery = totp.new_recovery_codes(random)
+        hashes = [totp.recovery_hash(each) or "" for each in recovery]
         writes: dict[str, TransactWriteItemTypeDef] = {
             "enrolment": {
                 "Update": {
@@ -95,11 +102,22 @@ class SecondFactors:
             },
             "user": _in_force(self.users_table, enrolment.sub, in_force=True),
         }
-        return not write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
+        failed = write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
+        return None if failed else recovery
 
-    def remove(self, sub: str, *, also: Mapping[str, TransactWriteItemTypeDef]) -> None:
-        """As the function `remove`, together with other writes."""
-        remove(self.client, self.credentials_table, self.users_table, sub, also=also)
+    def remove(
+        self, sub: str, *, also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({})
+    ) -> bool:
+        """Take the second factor out of force, if there is one. Return False, and nothing has
+        happened, when there is no such user or ``also`` did not hold."""
+        writes: dict[str, TransactWriteItemTypeDef] = {
+            "enrolment": {
+                "Delete": {"TableName": self.credentials_table, "Key": enrolment_key(sub)}
+            },
+            "user": _in_force(self.users_table, sub, in_force=False),
+            **also,
+        }
+        return not write_all(self.client, "dynamodb:TransactWriteItems totp", writes)
 
     def read(self, sub: str) -> Enrolment | None:
         with calling("dynamodb:GetItem totp"):
@@ -109,7 +127,7 @@ class SecondFactors:
         item = response.get("Item")
         return enrolment_from_item(item) if item else None
 
-    def matching_step(self, enrolment: Enrolment, code: str, now: int) -> int | None:
+    def _matching_step(self, enrolment: Enrolment, code: str, now: int) -> int | None:
         """The step of a right code; that it is unused is for the write to find out."""
         with calling("kms:Decrypt totp"):
             secret = self.kms.decrypt(
@@ -127,7 +145,7 @@ class SecondFactors:
         recovery = totp.recovery_hash(code)
         if recovery is not None:
             return self._use_recovery(sub, recovery)
-        step = self.matching_step(enrolment, code, now)
+        step = self._matching_step(enrolment, code, now)
         if step is None:
             return False
         used, _ = write_if(
@@ -197,24 +215,6 @@ class SecondFactors:
             "purpose": PURPOSE,
             "sub": sub,
         }
-
-
-def remove(
-    client: DynamoDBClient,
-    credentials_table: str,
-    users_table: str,
-    sub: str,
-    *,
-    also: Mapping[str, TransactWriteItemTypeDef] = MappingProxyType({}),
-) -> bool:
-    """Take a user's second factor out of force, if there is one. Needs no right to unseal one.
-    Return False, and nothing has happened, when there is no such user or ``also`` did not hold."""
-    writes: dict[str, TransactWriteItemTypeDef] = {
-        "enrolment": {"Delete": {"TableName": credentials_table, "Key": enrolment_key(sub)}},
-        "user": _in_force(users_table, sub, in_force=False),
-        **also,
-    }
-    return not write_all(client, "dynamodb:TransactWriteItems totp", writes)
 
 
 def _in_force(users_table: str, sub: str, *, in_force: bool) -> TransactWriteItemTypeDef:

@@ -2,6 +2,9 @@
 
 Two tables, so that only login and the operator can read a password hash: a credential says which
 user it opens, a user says what that user may do.
+
+A user name is somebody's by the credential row under it, one row for one canonical name. The row of
+a user whom an invitation and a provider brought has no hash in it: the name is theirs all the same.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 SAME_HASH: Final = "phc = :seen"
 ACTIVE: Final = "#status = :active"
 SAME_SESSIONS: Final = "sessions = :seen"
+SAME_ROLES: Final = "#roles = :roles"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,15 @@ class UserStore:
         item = response.get("Item")
         return user_from_item(item) if item else None
 
+    def sub_of(self, username: str) -> str | None:
+        """Who has the name ``username`` (canonical), with a password or without one."""
+        with calling("dynamodb:GetItem credential"):
+            response = self.client.get_item(
+                TableName=self.credentials_table, Key=credential_key(username), ConsistentRead=True
+            )
+        item = response.get("Item")
+        return item["sub"]["S"] if item else None
+
     def add(self, user: User, credential: PasswordCredential) -> bool:
         """Write both rows or neither. Return False when the user name is taken."""
         writes = self.creation(user, credential)
@@ -93,6 +106,20 @@ class UserStore:
             },
         }
 
+    def naming(self, username: str, sub: str) -> TransactWriteItemTypeDef:
+        """For the transaction that makes the user ``sub``: give it the name ``username`` (canonical)
+        without a password, if nobody has it."""
+        return {
+            "Update": {
+                "TableName": self.credentials_table,
+                "Key": credential_key(username),
+                "ConditionExpression": FIRST_WRITE,
+                "UpdateExpression": "SET #sub = :sub",
+                "ExpressionAttributeNames": {"#sub": "sub"},
+                "ExpressionAttributeValues": {":sub": {"S": sub}},
+            }
+        }
+
     def same_password(
         self, credential: PasswordCredential, *, stronger_phc: str | None = None
     ) -> TransactWriteItemTypeDef:
@@ -120,24 +147,26 @@ class UserStore:
 
     def counted_sessions(self, user: User, sids: tuple[str, ...]) -> TransactWriteItemTypeDef:
         """For a transaction: ``sids`` in the place of the sessions that count, if ``user`` is active
-        and the list is still the one that was read."""
+        and the list and the roles are still those that were read."""
         return {
             "Update": {
                 "TableName": self.users_table,
                 "Key": {"sub": {"S": user.sub}},
-                "ConditionExpression": f"{ACTIVE} AND {SAME_SESSIONS}",
+                "ConditionExpression": f"{ACTIVE} AND {SAME_SESSIONS} AND {SAME_ROLES}",
                 "UpdateExpression": "SET sessions = :sessions",
-                "ExpressionAttributeNames": {"#status": "status"},
+                "ExpressionAttributeNames": {"#status": "status", "#roles": "roles"},
                 "ExpressionAttributeValues": {
                     ":active": {"S": UserStatus.ACTIVE},
                     ":seen": {"S": encode_sessions(user.sessions)},
+                    ":roles": {"S": encode_roles(user.roles)},
                     ":sessions": {"S": encode_sessions(sids)},
                 },
             }
         }
 
     def set_password(self, username: str, phc: str) -> str | None:
-        """Write a new password's hash. Return the ``sub`` it belongs to, or None: no such user."""
+        """Write a new password's hash, also for a user who had none. Return the ``sub`` it belongs
+        to, or None: no such user."""
         return self._update(
             self.credentials_table,
             credential_key(username),
@@ -158,6 +187,21 @@ class UserStore:
             value=status,
         )
         return updated is not None
+
+    def set_roles(self, sub: str, roles: tuple[str, ...]) -> User | None:
+        """Return the user as it is now, or None: no such user."""
+        written, row = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem roles",
+            TableName=self.users_table,
+            Key={"sub": {"S": sub}},
+            ConditionExpression="attribute_exists(#sub)",
+            UpdateExpression="SET #roles = :roles",
+            ExpressionAttributeNames={"#sub": "sub", "#roles": "roles"},
+            ExpressionAttributeValues={":roles": {"S": encode_roles(roles)}},
+            ReturnValues="ALL_NEW",
+        )
+        return user_from_item(row) if written and row is not None else None
 
     def _update(
         self,
@@ -189,7 +233,7 @@ def user_to_item(user: User) -> Item:
         "sub": {"S": user.sub},
         "username": {"S": user.username},
         "status": {"S": user.status},
-        "roles": {"S": json.dumps(user.roles)},
+        "roles": {"S": encode_roles(user.roles)},
         "created_at": {"N": str(user.created_at)},
         "sessions": {"S": encode_sessions(user.sessions)},
         "second_factor": {"BOOL": user.second_factor},
@@ -208,6 +252,11 @@ def user_from_item(item: Mapping[str, Any]) -> User:
     )
 
 
+def encode_roles(roles: tuple[str, ...]) -> str:
+    """As `encode_sessions`."""
+    return json.dumps(roles)
+
+
 def encode_sessions(sessions: tuple[str, ...]) -> str:
     """One text for one list, so that a condition can compare it."""
     return json.dumps(sessions, separators=(",", ":"))
@@ -216,7 +265,8 @@ def encode_sessions(sessions: tuple[str, ...]) -> str:
 def credential_from_item(
     username: str, item: Mapping[str, Any] | None
 ) -> PasswordCredential | None:
-    if item is None:
+    """None also for the row of a user who has a name and no password."""
+    if item is None or "phc" not in item:
         return None
     return PasswordCredential(username=username, sub=item["sub"]["S"], phc=item["phc"]["S"])
 
