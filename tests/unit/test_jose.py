@@ -16,7 +16,8 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from keyferry.jose import base64url, rfc7515_jws, rfc7516_jwe
-from keyferry.jose.rfc7517_jwk import EcJwk, OkpJwk
+from keyferry.jose.recipient import Recipient
+from keyferry.jose.rfc7517_jwk import EcJwk, Ed25519Jwk
 from keyferry.jose.strict_json import loads_object
 
 RFC9449_JWK = {  # RFC 9449 §4.1
@@ -83,7 +84,7 @@ class TestJwk:
         assert jwk.thumbprint() == "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
 
     def test_rfc8037_thumbprint(self) -> None:
-        jwk = OkpJwk.from_members(
+        jwk = Ed25519Jwk.from_members(
             {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
             use="sig",
         )
@@ -190,7 +191,7 @@ class TestJws:
 
 class TestJwe:
     key = ec.generate_private_key(ec.SECP256R1())
-    recipient = EcJwk.from_key(key.public_key())
+    recipient = Recipient(EcJwk.from_key(key.public_key()))
 
     def test_rfc7518_appendix_c(self) -> None:
         # The published agreement derives a 128-bit key with PartyInfo.

@@ -14,11 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.aws import calling, write_if
 from keyferry.config import DAY
 from keyferry.errors import Unavailable
+from keyferry.jose.recipient import Recipient
+from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.sessions.model import Device, Session, Status
 from keyferry.sessions.rotation import (
     FOLLOWED_POINTS,
@@ -27,6 +30,7 @@ from keyferry.sessions.rotation import (
     decide,
     suspicion,
 )
+from keyferry.tokens.access import AccessToken
 from keyferry.tokens.refresh import MAX_GENERATION
 
 if TYPE_CHECKING:
@@ -58,6 +62,18 @@ ROTATE: Final = " AND ".join(
     )
 )
 
+MADE_SINCE_THE_LAST: Final = (
+    "(attribute_not_exists(encryption_key_set_at) OR encryption_key_set_at < :made_after)"
+)
+
+REPLACE_KEY: Final = (
+    ACTIVE,
+    SAME_DEVICE_KEY,
+    SAME_CLIENT,
+    NOT_IDLE_EXPIRED,
+    NOT_ABSOLUTELY_EXPIRED,
+)
+
 MOVE: Final = (
     "SET generation = :successor, rotated_at = :now, idle_expires_at = :idle_expires_at,"
     " expires_at = :expires_at, mac_kid = :mac_kid, last_request = :request_id"
@@ -82,6 +98,16 @@ class Rotation:
     outcome: Outcome
     session: Session | None
     followed: bool = False
+
+
+class KeyReplacement(Enum):
+    """What became of a request to replace the encryption key; `SessionStore.replace_encryption_key`
+    says which is when."""
+
+    REPLACED = auto()
+    UNCHANGED = auto()
+    STALE = auto()
+    REFUSED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +152,66 @@ class SessionStore:
                 case _:
                     return Rotation(outcome, row)
         raise Unavailable("dynamodb:UpdateItem session: the row kept changing")
+
+    def replace_encryption_key(
+        self,
+        token: AccessToken,
+        key: Recipient,
+        *,
+        client_id: str,
+        made_after: int | None,
+        now: int,
+    ) -> KeyReplacement:
+        """Give the session that ``token`` names another encryption key, in one write.
+
+            the row                        the proof                       outcome
+            -----------------------------  ------------------------------  ---------
+            ended, expired, of another     any                             REFUSED
+            device key or client, or none
+            its key never replaced         any                             REPLACED
+            its key replaced before        nonce issued since then         REPLACED
+            the same, and has this key     any other                       UNCHANGED
+            the same, and has another key  any other                       STALE
+
+        ``made_after`` is the moment of our clock after which the proof was made, or None when that
+        is not known. It is what makes a recorded request worthless: once a newer one has come, its
+        proof is older than the row, and the key that it names does not come back. Without a device
+        key there is no proof, and whoever holds the access token may replace the key.
+        """
+        conditions = (*REPLACE_KEY, MADE_SINCE_THE_LAST) if token.jkt else REPLACE_KEY
+        replaced, row = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem session",
+            TableName=self.table,
+            Key={"sub": {"S": token.sub}, "sid": {"S": token.sid}},
+            ConditionExpression=" AND ".join(conditions),
+            UpdateExpression=(
+                "SET encryption_key = :encryption_key, encryption_key_set_at = :set_at"
+                " REMOVE encryption_x, encryption_y"
+            ),
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={
+                ":active": {"S": Status.ACTIVE},
+                ":jkt": {"S": token.jkt or ""},
+                ":client_id": {"S": client_id},
+                ":now": {"N": str(now)},
+                ":encryption_key": {"S": _recipient_to_text(key)},
+                # The nonce may be from a function whose clock is a little ahead of this one's.
+                ":set_at": {"N": str(max(now, made_after or 0))},
+                **({":made_after": {"N": str(made_after or 0)}} if token.jkt else {}),
+            },
+        )
+        if replaced:
+            return KeyReplacement.REPLACED
+        session = session_from_item(row) if row else None
+        if (
+            session is None
+            or not session.is_alive(now)
+            or session.jkt != (token.jkt or "")
+            or session.client_id != client_id
+        ):
+            return KeyReplacement.REFUSED
+        return KeyReplacement.UNCHANGED if session.encryption_key == key else KeyReplacement.STALE
 
     def end(self, sub: str, sid: str, *, request_id: str) -> bool:
         """Log a session out. Return whether it was active until now."""
@@ -332,8 +418,7 @@ def session_to_item(session: Session) -> Item:
         "device_name": {"S": session.device.name},
         "platform": {"S": session.device.platform},
         "app_version": {"S": session.device.app_version},
-        "encryption_x": {"S": session.encryption_key[0]},
-        "encryption_y": {"S": session.encryption_key[1]},
+        "encryption_key": {"S": _recipient_to_text(session.encryption_key)},
         "created_at": {"N": str(session.created_at)},
         "rotated_at": {"N": str(session.rotated_at)},
         "idle_expires_at": {"N": str(session.idle_expires_at)},
@@ -346,6 +431,17 @@ def session_to_item(session: Session) -> Item:
         "suspicion": {"N": str(session.suspicion)},
         "suspected_at": {"N": str(session.suspected_at)},
     }
+
+
+def _recipient_to_text(recipient: Recipient) -> str:
+    return json.dumps(recipient.members(), separators=(",", ":"))
+
+
+def _recipient_from_item(item: Mapping[str, Any]) -> Recipient:
+    if "encryption_key" in item:
+        return Recipient.from_own(json.loads(item["encryption_key"]["S"]))
+    # Rows of the time when there was one kind of key; a session lives for up to 90 days.
+    return Recipient(EcJwk(item["encryption_x"]["S"], item["encryption_y"]["S"]))
 
 
 def session_from_item(item: Mapping[str, Any]) -> Session:
@@ -366,7 +462,7 @@ def session_from_item(item: Mapping[str, Any]) -> Session:
             platform=item["platform"]["S"],
             app_version=item["app_version"]["S"],
         ),
-        encryption_key=(item["encryption_x"]["S"], item["encryption_y"]["S"]),
+        encryption_key=_recipient_from_item(item),
         created_at=int(item["created_at"]["N"]),
         rotated_at=int(item["rotated_at"]["N"]),
         idle_expires_at=int(item["idle_expires_at"]["N"]),

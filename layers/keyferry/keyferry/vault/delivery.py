@@ -24,8 +24,7 @@ from keyferry.edge.request import Request
 from keyferry.edge.response import Response
 from keyferry.edge.telemetry import Metric, count, logger
 from keyferry.errors import RequestRefused, Unavailable
-from keyferry.jose import base64url, rfc7515_jws, rfc7516_jwe
-from keyferry.jose.rfc7517_jwk import EcJwk
+from keyferry.jose import base64url, rfc7515_jws
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.model import Session, Status
 from keyferry.sessions.store import session_from_item
@@ -33,6 +32,7 @@ from keyferry.tokens.access import AccessToken
 from keyferry.users.model import User, UserStatus
 from keyferry.users.store import user_from_item
 from keyferry.vault.cache import OpenedKeys
+from keyferry.vault.device_envelope import DeviceEnvelope
 from keyferry.vault.envelope import Sealer
 from keyferry.vault.model import KeyEntry, Manifest, is_name
 from keyferry.vault.store import MANIFEST_KEY, VaultStore, manifest_from_item
@@ -136,11 +136,12 @@ class Delivery:
             # One answer for a key that does not exist and for one that the caller may not have.
             count(Metric.DELIVERY_REFUSED)
             raise RequestRefused("not_found", "key unknown or not permitted")
-        recipient = EcJwk(*session.encryption_key)
-        etag = _etag(entries, recipient)
+        accept = request.headers.values.get("accept", ())
+        device_envelope = DeviceEnvelope.choose(accept, session.encryption_key)
+        etag = _etag(entries, device_envelope)
         if _matches(request.headers.one("if-none-match"), etag):
             count(Metric.KEYS_NOT_MODIFIED)
-            return Response(304, content_type=None, headers={"ETag": etag})
+            return Response(304, content_type=None, headers={"ETag": etag, "Vary": "Accept"})
         payload = {
             "iss": self.keyring.issuer,
             "sub": session.sub,
@@ -161,9 +162,9 @@ class Delivery:
         count(Metric.KEYS_DELIVERED)
         return Response(
             200,
-            rfc7516_jwe.encrypt(signed.encode("ascii"), recipient, cty="JWT", random=self.random),
-            content_type="application/jose",
-            headers={"ETag": etag},
+            device_envelope.seal(signed, random=self.random),
+            content_type=device_envelope.media_type,
+            headers={"ETag": etag, "Vary": "Accept"},
         )
 
     def _values(self, entries: Sequence[KeyEntry]) -> dict[str, dict[str, Any]]:
@@ -229,10 +230,10 @@ def _wanted(request: Request) -> frozenset[str] | None:
     return names
 
 
-def _etag(entries: Sequence[KeyEntry], recipient: EcJwk) -> str:
+def _etag(entries: Sequence[KeyEntry], device_envelope: DeviceEnvelope) -> str:
     """A weak validator (RFC 9110 §8.8.1): the same versions under the same policies for the same
     device, though each encryption of them is other bytes."""
-    delivered = [recipient.thumbprint(), [entry.members() for entry in entries]]
+    delivered = [device_envelope.name(), [entry.members() for entry in entries]]
     digest = hashlib.sha256(json.dumps(delivered, sort_keys=True).encode("utf-8")).digest()
     return f'W/"{base64url.encode(digest[:16])}"'
 
