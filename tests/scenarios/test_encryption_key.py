@@ -247,7 +247,9 @@ class TestRecordings:
         system.sleep(-3)
         recorded, first, second = prove(phone, nonce=ahead), new_key(), new_key()
         assert put(phone, first, proof=recorded).status_code == 200
-        system.sleep(4)
+        system.sleep(2)
+        is_error(put(phone, second), 401, "use_dpop_nonce")
+        system.sleep(2)
         assert put(phone, second).status_code == 200
         is_error(put(phone, first, proof=recorded), 401, "use_dpop_nonce")
         goes_to(phone, second)
