@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS
 from keyferry.edge.telemetry import Metric
 from keyferry.sessions.model import Status
-from keyferry.sessions.store import session_to_item
+from keyferry_client import SoftwareDeviceKeys
+from keyferry_client.jose import decrypt, thumbprint
 from tests.e2e.device import ath, jwk_of, new_key
 from tests.e2e.test_main_path import is_error
 
@@ -22,25 +24,31 @@ if TYPE_CHECKING:
     import httpx
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from keyferry_client.device import Kind
     from tests.scenarios.system import Phone, System
 
     Key = ec.EllipticCurvePrivateKey
 
 PATH = "/v1/device/encryption-key"
+GOOD = {  # RFC 7518 Appendix C, Bob's
+    "kty": "EC",
+    "crv": "P-256",
+    "x": "weNJy2HscCSM6AEDTDg04biOvhFhyyWvOHQfeF_PxMQ",
+    "y": "e8lnCO-AlStT-NJVX-crhB7QRYhiix03illJOVAOyck",
+}
 
 
 def prove(phone: Phone, **claims: Any) -> str:
     return phone.proof("PUT", PATH, **{"ath": ath(phone.tokens["access_token"]), **claims})
 
 
-def put(phone: Phone, key: Key, *, proof: str | None = None) -> httpx.Response:
+def put(phone: Phone, key: Key | Mapping[str, str], *, proof: str | None = None) -> httpx.Response:
     """With a proof that carries a nonce of now, unless another one is given."""
     if proof is None:
         proof = prove(phone, nonce=nonce(phone))
     headers = {"Authorization": f"DPoP {phone.tokens['access_token']}"}
-    return phone.call(
-        "PUT", PATH, headers=headers, proof=proof, json={"encryption_key": jwk_of(key)}
-    )
+    jwk = key if isinstance(key, Mapping) else jwk_of(key)
+    return phone.call("PUT", PATH, headers=headers, proof=proof, json={"encryption_key": jwk})
 
 
 def nonce(phone: Phone) -> str:
@@ -91,18 +99,22 @@ class TestReplacement:
         assert (putting.result().status_code, refreshing.result().status_code) == (200, 200)
         assert (members(system, phone), system.row(phone).generation) == (jwk_of(new), 1)
 
-    def test_a_row_of_before_there_were_kinds_of_keys(self, system: System, phone: Phone) -> None:
-        item, old = session_to_item(system.row(phone)), jwk_of(phone.encryption)
-        del item["encryption_key"]
-        item |= {"encryption_x": {"S": old["x"]}, "encryption_y": {"S": old["y"]}}
-        table = system.cloud.tables["SessionsTable"]
-        system.cloud.dynamodb.put_item(TableName=table, Item=item)
-        goes_to(phone, phone.encryption)
-        assert phone.refresh().status_code == 200
-        new = new_key()
-        assert put(phone, new).status_code == 200
-        goes_to(phone, new)
-        assert not {"encryption_x", "encryption_y"} & set(system.item(phone))
+    def test_one_kind_after_another(self, system: System, phone: Phone) -> None:
+        """The row holds one key at a time, however each kind is written."""
+        keys = SoftwareDeviceKeys.generate()
+        kinds: list[tuple[Kind, bool]] = [("X25519", False), ("P-256", True), ("P-256", False)]
+        for kind, key_wrap in kinds * 2:
+            keys.renew_encryption_key(kind, key_wrap=key_wrap)
+            system.sleep(1)
+            jwk = dict(keys.encryption_jwk)
+            assert put(phone, jwk).json() == {"kid": thumbprint(jwk)}
+            assert system.row(phone).encryption_key.members() == jwk
+            assert decrypt(phone.keys().text, keys)
+            assert phone.refresh().status_code == 200
+            held = {name for name in system.item(phone) if name.startswith("encryption_")}
+            default = (kind, key_wrap) == ("P-256", False)
+            names = {"encryption_x", "encryption_y"} if default else {"encryption_key"}
+            assert held == {*names, "encryption_key_set_at"}
 
     @pytest.mark.parametrize(
         "body",
@@ -112,10 +124,10 @@ class TestReplacement:
             {"encryption_key": "x"},
             {"encryption_key": {}},
             {"encryption_key": {"kty": "RSA", "n": "AQAB", "e": "AQAB"}},
-            {"encryption_key": {**jwk_of(new_key()), "use": "sig"}},
-            {"encryption_key": {**jwk_of(new_key()), "d": "AAAA"}},
-            {"encryption_key": {**jwk_of(new_key()), "alg": "RSA1_5"}},
-            {"encryption_key": jwk_of(new_key()), "sid": "another"},
+            {"encryption_key": {**GOOD, "use": "sig"}},
+            {"encryption_key": {**GOOD, "d": "AAAA"}},
+            {"encryption_key": {**GOOD, "alg": "RSA1_5"}},
+            {"encryption_key": GOOD, "sid": "another"},
         ],
         ids=str,
     )

@@ -83,6 +83,8 @@ EXPIRY_MARGIN_SECONDS: Final = DAY
 """DynamoDB removes a row this long after its last token has died, so that a replay right after it
 is still told apart from junk. The code checks expiry itself: TTL is late by hours."""
 
+_RECIPIENT_ATTRIBUTES: Final = frozenset({"encryption_key", "encryption_x", "encryption_y"})
+
 _DECISIONS: Final = 5
 """How often a row may change under a decision before the request is told to come back."""
 
@@ -179,6 +181,8 @@ class SessionStore:
         key there is no proof, and whoever holds the access token may replace the key.
         """
         conditions = (*REPLACE_KEY, MADE_SINCE_THE_LAST) if token.jkt else REPLACE_KEY
+        attributes = _recipient_to_item(key)
+        others = sorted(_RECIPIENT_ATTRIBUTES - attributes.keys())
         replaced, row = write_if(
             self.client.update_item,
             "dynamodb:UpdateItem session",
@@ -186,8 +190,8 @@ class SessionStore:
             Key={"sub": {"S": token.sub}, "sid": {"S": token.sid}},
             ConditionExpression=" AND ".join(conditions),
             UpdateExpression=(
-                "SET encryption_key = :encryption_key, encryption_key_set_at = :set_at"
-                " REMOVE encryption_x, encryption_y"
+                f"SET {', '.join(f'{name} = :{name}' for name in attributes)},"
+                f" encryption_key_set_at = :set_at REMOVE {', '.join(others)}"
             ),
             ExpressionAttributeNames={"#status": "status"},
             ExpressionAttributeValues={
@@ -195,7 +199,7 @@ class SessionStore:
                 ":jkt": {"S": token.jkt or ""},
                 ":client_id": {"S": client_id},
                 ":now": {"N": str(now)},
-                ":encryption_key": {"S": _recipient_to_text(key)},
+                **{f":{name}": value for name, value in attributes.items()},
                 # The nonce may be from a function whose clock is a little ahead of this one's.
                 ":set_at": {"N": str(max(now, made_after or 0))},
                 **({":made_after": {"N": str(made_after or 0)}} if token.jkt else {}),
@@ -418,7 +422,7 @@ def session_to_item(session: Session) -> Item:
         "device_name": {"S": session.device.name},
         "platform": {"S": session.device.platform},
         "app_version": {"S": session.device.app_version},
-        "encryption_key": {"S": _recipient_to_text(session.encryption_key)},
+        **_recipient_to_item(session.encryption_key),
         "created_at": {"N": str(session.created_at)},
         "rotated_at": {"N": str(session.rotated_at)},
         "idle_expires_at": {"N": str(session.idle_expires_at)},
@@ -433,14 +437,18 @@ def session_to_item(session: Session) -> Item:
     }
 
 
-def _recipient_to_text(recipient: Recipient) -> str:
-    return json.dumps(recipient.members(), separators=(",", ":"))
+def _recipient_to_item(recipient: Recipient) -> Item:
+    """P-256 with ECDH-ES is two attributes, as it was when there was nothing else: while a deployment
+    is under way, or is rolled back, old code and new read each other's rows."""
+    jwk = recipient.jwk
+    if isinstance(jwk, EcJwk) and recipient.alg == "ECDH-ES":
+        return {"encryption_x": {"S": jwk.x}, "encryption_y": {"S": jwk.y}}
+    return {"encryption_key": {"S": json.dumps(recipient.members(), separators=(",", ":"))}}
 
 
 def _recipient_from_item(item: Mapping[str, Any]) -> Recipient:
     if "encryption_key" in item:
         return Recipient.from_own(json.loads(item["encryption_key"]["S"]))
-    # Rows of the time when there was one kind of key; a session lives for up to 90 days.
     return Recipient(EcJwk(item["encryption_x"]["S"], item["encryption_y"]["S"]))
 
 
