@@ -14,7 +14,7 @@ Algorithm = Literal["ECDH-ES", "ECDH-ES+A256KW", "RSA-OAEP"]
 OAEP that every Android Keystore can open; SHA-1 is sound there, as nothing rests on collisions."""
 
 MAX_RSA_BITS: Final = 4096
-"""Android Keystore makes none that is longer."""
+"""A longer one would only make each delivery slower."""
 
 _AGREEMENT: Final[tuple[Algorithm, ...]] = ("ECDH-ES", "ECDH-ES+A256KW")
 

@@ -46,9 +46,9 @@ def encrypt(
     jwk = recipient.jwk
     if isinstance(jwk, RsaJwk):
         cek = random(_CEK_BITS // 8)
-        # The seed of OAEP is OpenSSL's, which has no way to be given one. A seed that came twice out
-        # of one snapshot would hide different keys, as these are drawn here: no two of them get the
-        # same padding, and nothing can be told from the ciphertexts.
+        # The seed of OAEP is OpenSSL's, which can not be given one. Were it to come twice out of one
+        # snapshot, the padded messages would still differ, as their content keys are drawn here, and
+        # RSA hides how: only equal keys under equal seeds would show.
         encrypted_key = jwk.key().encrypt(cek, _OAEP)
     else:
         epk, shared_secret = agree(jwk, random)
