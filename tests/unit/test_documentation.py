@@ -92,7 +92,7 @@ def test_an_outcome_is_logged_counted_and_answered_as_described(
 def test_every_metric_is_described() -> None:
     described = [row["metric"] for row in table(page("events.md"), "metric")]
     assert sorted(described) == sorted(Metric)
-    assert f"namespace `{NAMESPACE}`" in page("events.md")
+    assert f"namespace `{NAMESPACE}/<stack>`" in page("events.md")
 
 
 def test_every_log_line_is_described_with_its_fields() -> None:

@@ -19,7 +19,7 @@ from keyferry.authorizer.replay import ReplayGuard
 from keyferry.config import TokenPolicy
 from keyferry.edge import authentication
 from keyferry.edge.request import Call, Headers
-from keyferry.edge.telemetry import Metric, count, failure, logger
+from keyferry.edge.telemetry import Metric, count, logger, report_failure
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.live import LiveSessions
@@ -64,7 +64,7 @@ class Authorizer:
             count(Metric.AUTHORIZER_REFUSED)
             _unauthorized()
         except Exception as error:
-            logger.error("failed", extra=failure(error))
+            report_failure(error)
             raise
         return _allow(event["methodArn"], token)
 

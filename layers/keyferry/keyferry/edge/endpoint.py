@@ -11,7 +11,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from keyferry.edge import response as responses
 from keyferry.edge.request import Request
 from keyferry.edge.response import Response
-from keyferry.edge.telemetry import failure, logger
+from keyferry.edge.telemetry import logger, report_failure, report_unavailable
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 
@@ -56,11 +56,11 @@ def endpoint(
                 refused, request_id=request_id, protected=route is not None and route.protected
             )
         except Unavailable as unavailable:
-            logger.warning("unavailable", extra={"operation": unavailable.operation})
+            report_unavailable(unavailable.operation)
             response = responses.of_unavailable(unavailable, request_id=request_id)
         except Exception as error:  # noqa: BLE001 -- the last line before API Gateway
             # A stack trace must not reach a client, nor an exception's text a log.
-            logger.error("failed", extra=failure(error))
+            report_failure(error)
             response = responses.of_failure(request_id=request_id)
         return response.to_proxy(nonce)
 

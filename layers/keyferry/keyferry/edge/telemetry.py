@@ -7,6 +7,7 @@ an app says to have, once it has the form of one.
 
 from __future__ import annotations
 
+import os
 import traceback
 from enum import StrEnum
 from typing import Final
@@ -14,7 +15,8 @@ from typing import Final
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
-NAMESPACE: Final = "Keyferry"
+NAMESPACE: Final = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Keyferry")
+"""``Keyferry/<stack>`` when deployed: two stacks of one account must not trip each other's alarms."""
 
 logger = Logger()
 
@@ -47,11 +49,27 @@ class Metric(StrEnum):
     VAULT_UNDECIPHERABLE = "VaultUndecipherable"
     AUTHORIZER_REFUSED = "AuthorizerRefused"
     KEYRING_CHANGED = "KeyringChanged"
+    KEYRING_MAINTAINED = "KeyringMaintained"
+    REQUEST_FAILED = "RequestFailed"
+    UNAVAILABLE = "Unavailable"
+    KMS_UNAVAILABLE = "KmsUnavailable"
 
 
 def count(metric: Metric, times: int = 1) -> None:
     with single_metric(name=metric, unit=MetricUnit.Count, value=times, namespace=NAMESPACE):
         pass
+
+
+def report_failure(error: BaseException) -> None:
+    """Of a request: Lambda's own metric counts only what escapes a handler, and nothing does."""
+    logger.error("failed", extra=failure(error))
+    count(Metric.REQUEST_FAILED)
+
+
+def report_unavailable(operation: str) -> None:
+    """``operation`` is one of AWS, as in ``kms:Decrypt``, or says what else could not be had."""
+    logger.warning("unavailable", extra={"operation": operation})
+    count(Metric.KMS_UNAVAILABLE if operation.startswith("kms:") else Metric.UNAVAILABLE)
 
 
 def failure(error: BaseException) -> dict[str, object]:

@@ -134,6 +134,7 @@ class RotateKeyring:
         """`lifecycle.maintain` with this function's store, maker, schedules and clock."""
         done = maintain(self.store, self.maker, self.schedules, now=self.now(), **changes)
         logger.info("keyring", extra={"keyring": _report(done)})
+        count(Metric.KEYRING_MAINTAINED)
         if done.written:
             count(Metric.KEYRING_CHANGED)
         return done

@@ -26,7 +26,13 @@ from pydantic import (
 
 from keyferry import aws, clock
 from keyferry.config import DAY, Deployment
-from keyferry.edge.telemetry import Metric, count, failure, logger
+from keyferry.edge.telemetry import (
+    Metric,
+    count,
+    logger,
+    report_failure,
+    report_unavailable,
+)
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.federation import providers as presets
 from keyferry.federation.providers import FirstLogin, Nonce, Provider
@@ -204,10 +210,10 @@ class Operator:
         except CommandRefused as refused:
             return _refused(refused.code, refused.description)
         except Unavailable as unavailable:
-            logger.warning("unavailable", extra={"operation": unavailable.operation})
+            report_unavailable(unavailable.operation)
             return _refused("temporarily_unavailable", f"AWS: {unavailable.operation}; try again.")
         except Exception as error:  # noqa: BLE001 -- the last line before the caller
-            logger.error("failed", extra=failure(error))
+            report_failure(error)
             return _refused("server_error", "Something failed; see the operator function's log.")
         logger.info("operator", extra={"command": invocation.command})
         return {"ok": True, "result": result}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[4]
-NAMES = ("dev", "emulator", "sam")
+NAMES = ("dev", "emulator", "sam", "scan")
 _READY_MARK = "ready"
 _SECONDS_BETWEEN_REPORTS = 5.0
 
