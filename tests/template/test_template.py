@@ -517,6 +517,7 @@ def test_outputs(template: dict[str, Any]) -> None:
         "AndroidClientKeyId",
         "OperatorFunction",
         "KeyringFunction",
+        "AuditLogGroups",
         "AuthorizerArn",
         "KeyringKeyArn",
         "VaultKeyArn",
