@@ -107,7 +107,7 @@ def utc(seconds: int) -> str:
 
 def seconds(text: str) -> int:
     """A length of time such as 90s, 15m, 24h, 7d or 2w, in seconds."""
-    match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is no length of time, such as 90s, 15m, 24h or 7d")
     return int(match[1]) * _UNITS[match[2]]

@@ -182,7 +182,7 @@ def _epoch(text: str) -> int:
 
 
 def _rollout(text: str) -> int:
-    match = re.fullmatch(r"(\d{1,3})(?:\.(\d{1,2}))?%?", text)
+    match = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?%?", text)
     hundredths = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else -1
     if not 0 <= hundredths <= WHOLE_ROLLOUT:
         raise typer.BadParameter(

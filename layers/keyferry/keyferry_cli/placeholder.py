@@ -24,7 +24,7 @@ _LEFT_OUT: Final = re.compile(r"\.{3}|…|\*{3}|•{3}|(?i:x{6})")
 
 _PHRASES: Final = re.compile(
     r"(?i)change[-_ ]?me|placeholder|replace[-_ ](?:me|this|with)|(?:key|token|secret)[-_ ]?here"
-    r"|(?<![a-z0-9])your[-_ ]?(?:own[-_ ]?)?(?:api|key|token|secret|password)"
+    r"|(?<![a-z0-9])your[-_ ]?(?:[a-z]+[-_ ])?(?:api|key|token|secret|password)"
     r"|EXAMPLE(?:KEY)?\Z"  # as AWS ends the keys of its documentation
 )
 _PREFIX: Final = re.compile(r"[A-Za-z]{1,8}[-_]|AIza|AKIA|Bearer ")
@@ -85,4 +85,7 @@ def _plain(text: str) -> str:
 def _only_words(value: str) -> bool:
     words = [word.lower() for word in _WORD.findall(value)]
     strong = [word for word in words if _STRONG.fullmatch(word)]
-    return bool(strong) and all(word in strong or _WEAK.fullmatch(word) for word in words)
+    known = all(word in strong or _WEAK.fullmatch(word) for word in words)
+    # A key of digits may well begin with a weak word.
+    digits = sum(map(str.isdigit, value))
+    return known and bool(strong or sum(map(len, words)) > digits)
