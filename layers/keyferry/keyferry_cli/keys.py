@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from textwrap import wrap
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Column, Table
@@ -67,6 +68,9 @@ KeepPrevious = Annotated[
         metavar="TIME", help="How long devices can still ask for the version before: 0s, 24h, 7d."
     ),
 ]
+
+_NAME_COLUMNS: Final = 26
+"""Of a terminal; a longer name goes on in the next line."""
 
 Entry = Mapping[str, Any]
 """What the operator function shows of a key."""
@@ -236,27 +240,32 @@ def list_keys(
 
 
 def _key_table(entries: Sequence[Entry]) -> Table:
+    names = ("name", "current", "pending", "prev. (until)")
     shown = table(
-        Column("name", overflow="fold"),
-        *(Column(name, no_wrap=True) for name in ("current", "pending", "previous (until)")),
+        *(Column(name, no_wrap=True) for name in names),
         Column("policy", overflow="fold"),
-        *(Column(name, no_wrap=True) for name in ("cache", "updated, UTC")),
+        *(Column(name, no_wrap=True) for name in ("cache", "updated")),
     )
+    shown.padding = (0, 1, 0, 0)
     for entry in entries:
         previous = _number(entry["previous"])
         if entry["previous"] is not None:
-            previous += f" ({utc(entry['previous_until'])[: len('2026-01-31')]})"
+            previous += f" ({_date(entry['previous_until'])})"
         cells = (
-            entry["name"],
+            "\n".join(wrap(entry["name"], _NAME_COLUMNS)),
             _number(entry["current"]),
             _number(entry["pending"]),
             previous,
             policy_words(entry["policy"]),
             f"{entry['cache_seconds']} s",
-            utc(entry["updated_at"]),
+            _date(entry["updated_at"]),
         )
         shown.add_row(*row(*cells))
     return shown
+
+
+def _date(since: int) -> str:
+    return utc(since).partition(" ")[0]
 
 
 def _number(version: Mapping[str, Any] | None) -> str:
