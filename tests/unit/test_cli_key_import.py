@@ -76,7 +76,9 @@ def test_the_report_for_people(tmp_path: Path) -> None:
     assert "line 3: not a name for a key" in result.stderr
 
 
-@pytest.mark.parametrize(("name", "given"), [("keys.json", "file"), ("keys.txt", "file"), ("-", "-")])
+@pytest.mark.parametrize(
+    ("name", "given"), [("keys.json", "file"), ("keys.txt", "file"), ("-", "-")]
+)
 def test_json_by_name_or_by_content(name: str, given: str, tmp_path: Path) -> None:
     text = json.dumps({"GEMINI": ONE, "MAPS": TWO})
     vault = Vault()

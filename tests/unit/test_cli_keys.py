@@ -354,7 +354,9 @@ def test_get_shows_everything_else() -> None:
 
 def test_list_reads_well_at_100_columns() -> None:
     vault = Vault().having("gemini", "gemini", policy=EVERYTHING)
-    vault.having("MAPS_PLATFORM_ANDROID_KEY", promote=False).having("x" * 64, policy=EVERY_CONDITION)
+    vault.having("MAPS_PLATFORM_ANDROID_KEY", promote=False).having(
+        "x" * 64, policy=EVERY_CONDITION
+    )
     result = run(vault, "keys", "list", COLUMNS="100")
     lines = [line.strip() for line in result.stdout.splitlines()]
     assert max(map(len, lines)) <= 100

@@ -124,11 +124,13 @@ def test_single_quotes_leave_everything_as_it_is(name: str, value: str) -> None:
 @given(st.text(alphabet="AB=\"'\\$\n# \t{}e"))
 def test_anything_is_read_or_refused(text: str) -> None:
     lines = text.count("\n") + 1
+    found: list[Assignment] = []
     try:
         found = list(parse(text))
-    except DotenvError as refused:
-        assert 1 <= refused.line <= lines
+    except DotenvError as error:
+        refused_on = error.line
     else:
-        numbers = [each.line for each in found]
-        assert numbers == sorted(set(numbers))
-        assert all(1 <= number <= lines for number in numbers)
+        refused_on = 1
+    numbers = [each.line for each in found]
+    assert numbers == sorted(set(numbers))
+    assert all(1 <= number <= lines for number in [*numbers, refused_on])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from keyferry_cli.placeholder import MIN_LENGTH, placeholder_in
 
-PLACEHOLDERS = """
+PLACEHOLDERS = (
+    """
 changeme|change-me-please|CHANGE_ME_123|your-api-key|YOUR_API_KEY_HERE|yourApiKeyHere|your_openai_key
 sk-your-openai-key|paste-your-token-here|insert key here|replace_me|replace-with-real-key|my-secret-key-test
 xxx|xxxxxxxxxx|XXXXXXXX|sk-xxxxxxxxxxxx|ghp_xxxxxxxxxxxxxxxxxxxx|AIzaSyXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX
@@ -21,7 +22,10 @@ sk-...|sk-proj-...|AIza...|ghp_****************|********|•••••••�
 TODO|todo-todo|fixme-todo|example|example-key|test|test-api-key|dummy|dummy-value-1|secret123|placeholder
 undefined|null|none|short|1234567|12345678|1234567890|sk-1234567890|abcdefghij|0123456789abcdef
 GEMINI_API_KEY|gemini-api-key|GeminiApiKey|AKIAIOSFODNN7EXAMPLE|wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY
-""".replace("\n", "|").strip("|").split("|")
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
 
 KEYS = [
     "AIzaSyD9tSrke72PouQMnMXa7eZSW0jkFMBWYq2",
@@ -60,7 +64,9 @@ def test_keys(value: str) -> None:
     assert placeholder_in(value, "GEMINI_API_KEY") is None
 
 
-@given(st.binary(min_size=16, max_size=64), st.sampled_from(["", "sk-", "AIza", "ghp_", "sk_test_"]))
+@given(
+    st.binary(min_size=16, max_size=64), st.sampled_from(["", "sk-", "AIza", "ghp_", "sk_test_"])
+)
 def test_no_key_of_many_different_bytes(octets: bytes, prefix: str) -> None:
     # Hypothesis likes bytes that are all alike, which a key's are not.
     if len(set(octets)) < 12:

@@ -71,7 +71,8 @@ def audit_key(
             until=now + _CLOCK_SKEW_SECONDS,
             limit=limit,
         )
-        events = list(events_about(name, lines))
+        # Lines of one millisecond come in any order.
+        events = sorted(events_about(name, lines), key=lambda each: str(each["time"]), reverse=True)
         result = {"name": name, "events": events}
         Output(as_json).result(
             result, _event_table(events) if events else f"Nothing about {name} in the last {since}."

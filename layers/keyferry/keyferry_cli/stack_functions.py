@@ -26,8 +26,6 @@ _INVOKE = Config(connect_timeout=5, read_timeout=35, retries={"total_max_attempt
 _DESCRIBE = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
 # Nothing depends on who is asking, so nobody waits long for it.
 _WHO = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 1})
-# For every press of the tab key.
-_COMPLETE = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1})
 
 _QUERY_SECONDS: Final = 60
 _POLL_SECONDS: Final = 0.5
@@ -53,12 +51,12 @@ class CommandFailed(Exception):
 class StackFunctions:
     """Runs commands on one stack, and reads what its functions have logged.
 
-    ``in_passing`` is for calls that somebody waits for without having asked for them.
+    ``anonymous`` commands do not ask AWS who the caller is; those that only look need not.
     """
 
     session: boto3.Session
     stack: str
-    in_passing: bool = False
+    anonymous: bool = False
 
     def operate(self, command: str, **arguments: object) -> dict[str, Any]:
         """The result of one command about users, keys or sessions."""
@@ -113,8 +111,7 @@ class StackFunctions:
         """``output`` is the stack's output that names the function, ``what`` the word for it."""
         with _readable_errors(self.stack, what):
             name = self._output(output)
-            config = _COMPLETE if self.in_passing else _INVOKE
-            response = self.session.client("lambda", config=config).invoke(
+            response = self.session.client("lambda", config=_INVOKE).invoke(
                 FunctionName=name, Payload=json.dumps({"command": command, **members}).encode()
             )
             return _result(what, name, response)
@@ -130,15 +127,14 @@ class StackFunctions:
 
     @cached_property
     def _described(self) -> Mapping[str, Any]:
-        config = _COMPLETE if self.in_passing else _DESCRIBE
-        cloudformation = self.session.client("cloudformation", config=config)
+        cloudformation = self.session.client("cloudformation", config=_DESCRIBE)
         return cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
 
     @cached_property
     def _operator(self) -> str:
         """Who gives the commands, for the audit trail: the ARN that AWS knows the caller by. Empty
         where it cannot be had; no command fails for that."""
-        if self.in_passing:
+        if self.anonymous:
             return ""
         try:
             arn = self.session.client("sts", config=_WHO).get_caller_identity()["Arn"]
