@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from keyferry.errors import CommandRefused
 from keyferry.operator.commands import Invocation, _where
 from keyferry.operator.key_commands import KEY_COMMANDS, KeyCommands
 from keyferry.vault.changes import Change
 from keyferry.vault.model import EMPTY, Manifest, ValueId
+from keyferry_cli import completion
+from keyferry_cli.app import app
 from keyferry_cli.completion import key_names
 from tests.unit.test_cli_commands import ARN, SECRET, FakeAws, client_error, run
 
@@ -503,7 +511,57 @@ class CompletionContext:
     obj: Any
 
 
+def test_every_name_of_a_key_completes() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    commands = cast("TyperGroup", group.commands["keys"]).commands
+    named = {
+        command: parameter
+        for command, each in commands.items()
+        for parameter in each.params
+        if parameter.name == "name"
+    }
+    assert set(commands) - set(named) == {"list", "import"}
+    for command, parameter in named.items():
+        context = commands[command].make_context(
+            command, [], obj=Vault().having("gemini", "maps"), resilient_parsing=True
+        )
+        found = [item.value for item in parameter.shell_complete(context, "ge")]
+        assert found == ["gemini"], command
+
+
 def test_completion_is_quiet_when_there_is_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     vault = Vault(describe_error=client_error("DescribeStacks", "AccessDenied"))
     assert key_names(cast("Any", CompletionContext({}, vault)), "") == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_completion_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "_WAIT_SECONDS", 0.01)
+    answer = Event()
+
+    class Slow(Vault):
+        def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
+            assert answer.wait(60)
+            return super().describe_stacks(StackName=StackName)
+
+    try:
+        assert key_names(cast("Any", CompletionContext({}, Slow().having("gemini"))), "") == []
+    finally:
+        answer.set()
+
+
+def test_completion_is_installed(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "keyferry_cli", "--install-completion", "bash"],
+        env=os.environ
+        | {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    (script,) = (tmp_path / ".bash_completions").iterdir()
+    assert "complete -o default -F _keyferry_completion keyferry" in script.read_text()
+    assert str(script) in (tmp_path / ".bashrc").read_text()

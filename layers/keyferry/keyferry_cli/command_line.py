@@ -92,8 +92,10 @@ def note(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def table(*columns: Column) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+def table(*columns: Column, dense: bool = False) -> Table:
+    """``dense`` is for many columns, to fit into a terminal."""
+    padding = (0, 1, 0, 0) if dense else (0, 1)
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
 
 
 def row(*cells: object) -> tuple[Text, ...]:

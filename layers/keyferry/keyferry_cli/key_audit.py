@@ -7,9 +7,9 @@ finds those that name a key.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -119,10 +119,10 @@ def events_about(name: str, lines: Iterable[str]) -> Iterator[Event]:
 
 def _event_table(events: Sequence[Event]) -> Table:
     shown = table(
-        *(Column(name, no_wrap=True) for name in ("time", "action")),
-        Column("version", overflow="fold"),
-        Column("who", overflow="fold"),
-        Column("reason", overflow="fold"),
+        *(Column(name, no_wrap=True) for name in ("time, UTC", "action")),
+        *(Column(name, overflow="fold") for name in ("version", "who")),
+        Column("reason", no_wrap=True),
+        dense=True,
     )
     for event in events:
         refused = event["version"] is None and event["reason"] is not None
@@ -133,24 +133,32 @@ def _event_table(events: Sequence[Event]) -> Table:
             _who(event),
             event["reason"] or "-",
         )
-        shown.add_row(*row(*(_printable(str(cell)) for cell in cells)))
+        shown.add_row(*row(*map(_printable, cells)))
     return shown
 
 
 def _who(event: Mapping[str, Any]) -> str:
+    """The operator; or user, session and app, a line for each."""
     if "sub" not in event:
         return event.get("operator") or "an operator"
-    app = " ".join(
-        str(event[part]) for part in ("client_id", "platform", "app_version") if event.get(part)
-    )
-    return f"{event['sub']}, session {event.get('sid')}, {app}"
+    parts = ("client_id", "platform", "app_version")
+    app = " ".join(_one_line(event[part]) for part in parts if event.get(part))
+    return "\n".join((str(event["sub"]), str(event.get("sid")), app))
 
 
 def _time(timestamp: object) -> str:
-    """Without the fractions of a second."""
-    return re.sub(r"[.,]\d+", "", str(timestamp))
+    """To the second, in UTC."""
+    try:
+        written = datetime.strptime(str(timestamp), "%Y-%m-%d %H:%M:%S,%f%z")
+    except ValueError:
+        return str(timestamp)
+    return f"{written.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _printable(text: str) -> str:
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _printable(text: object) -> str:
     """The version of an app is whatever that app sends; a terminal shall not obey it."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+    return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in str(text))

@@ -245,8 +245,8 @@ def _key_table(entries: Sequence[Entry]) -> Table:
         *(Column(name, no_wrap=True) for name in names),
         Column("policy", overflow="fold"),
         *(Column(name, no_wrap=True) for name in ("cache", "updated")),
+        dense=True,
     )
-    shown.padding = (0, 1, 0, 0)
     for entry in entries:
         previous = _number(entry["previous"])
         if entry["previous"] is not None:
