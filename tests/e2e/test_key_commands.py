@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -16,11 +17,10 @@ import pytest
 from keyferry_cli.local.command import keyferry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from keyferry_cli.local.stack import LocalStack
     from tests.e2e.device import Device
 
+ROOT = Path(__file__).resolve().parents[2]
 ANYBODY = ("--role", "*", "--platform", "*")
 VALUE = "AIza-of-the-key-commands-{}"
 
@@ -183,3 +183,52 @@ def test_names_complete_in_a_shell(stack: LocalStack, words: str, found: list[st
     assert completed.stdout.split() == found
     elsewhere = run(stack, **asked, KEYFERRY_STACK="no-such-stack")
     assert (elsewhere.stdout.strip(), elsewhere.stderr) == ("", "")
+
+
+def documented_policy(stack: LocalStack) -> dict[str, Any]:
+    """What docs/keys.md says that AWS must allow, for this stack."""
+    text = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
+    block = text.partition("```json\n")[2].partition("```")[0]
+    account = stack.boto3_client("sts").get_caller_identity()["Account"]
+    for name, value in {
+        "REGION": stack.environment["AWS_REGION"],
+        "ACCOUNT": account,
+        "keyferry-dev": stack.stack_name,
+        "the stack's output OperatorFunction": stack.outputs["OperatorFunction"],
+    }.items():
+        assert name in block
+        block = block.replace(name, value)
+    policy: dict[str, Any] = json.loads(block)
+    return policy
+
+
+def test_the_documented_rights_are_what_an_operator_needs(stack: LocalStack) -> None:
+    iam = stack.boto3_client("iam")
+    iam.create_user(UserName="key-operator")
+    key = iam.create_access_key(UserName="key-operator")["AccessKey"]
+    credentials = {
+        "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+    }
+    policy = documented_policy(stack)
+
+    def allow(statements: list[dict[str, Any]]) -> None:
+        document = json.dumps({**policy, "Statement": statements})
+        iam.put_user_policy(UserName="key-operator", PolicyName="p", PolicyDocument=document)
+
+    keyferry(stack, "keys", "put", "of-an-operator", secret=VALUE.format("operator"))
+    commands = (
+        ("keys", "policy", "of-an-operator", "--nobody"),
+        ("keys", "audit", "of-an-operator"),
+    )
+    allow(policy["Statement"])
+    for command in commands:
+        done = run(stack, *command, **credentials)
+        assert done.returncode == 0, done.stderr
+    events = audited(stack, "of-an-operator", 2)
+    assert events[0]["operator"].endswith(":user/key-operator")
+    for missing, command in enumerate([commands[0], commands[0], commands[1], commands[1]]):
+        allow([each for n, each in enumerate(policy["Statement"]) if n != missing])
+        denied = run(stack, *command, **credentials)
+        assert denied.returncode == 1
+        assert "access denied: these AWS credentials may not do" in denied.stderr

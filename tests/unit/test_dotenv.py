@@ -23,7 +23,7 @@ export GEMINI=AIza-one
 HASH=a#b
 EMPTY=
 QUOTED='as ${it} is # \\n'
-ESCAPED="a\\"b\\\\c\\n\\td \\${e} 'f'" # g
+ESCAPED="a\\"b\\\\c\\n\\td $e 'f'" # g
 PEM="-----BEGIN-----
 line = 2
 -----END-----"
@@ -36,7 +36,7 @@ LAST=a=b=="""
         (5, "HASH", "a#b"),
         (6, "EMPTY", ""),
         (7, "QUOTED", "as ${it} is # \\n"),
-        (8, "ESCAPED", "a\"b\\c\n\td ${e} 'f'"),
+        (8, "ESCAPED", "a\"b\\c\n\td $e 'f'"),
         (9, "PEM", "-----BEGIN-----\nline = 2\n-----END-----"),
         (12, "SINGLE", "one\ntwo"),
         (14, "LAST", "a=b=="),
@@ -55,6 +55,8 @@ def test_nothing() -> None:
         ("A=1\nB\n", 2, "not NAME=VALUE"),
         ("=1", 1, "not NAME=VALUE"),
         ("export =1", 1, "not NAME=VALUE"),
+        (" \t= 1", 1, "not NAME=VALUE"),
+        ("A" * 1_000_000, 1, "not NAME=VALUE"),
         ("A=1\n\nB='open\nC=2\n", 3, "single quote"),
         ('A="open\nB=2\n', 1, "double quote"),
         ('A="open\\"', 1, "double quote"),
@@ -78,11 +80,17 @@ def test_a_file_that_can_be_read_in_two_ways_is_refused(text: str, line: int, re
         "postgres://${USER}:x@host",
         '"${OTHER}"',
         '"a\n${OTHER}"',
-        '"\\\\${OTHER}"',
+        '"\\${OTHER}"',
+        '"\\$"',
+        "'a\\'",
+        "'a\\\\b'",
         "$(whoami)",
         '"$(whoami)"',
         '"\\d"',
         "`whoami`",
+        "\\${OTHER}",
+        "1\rC=2",
+        "1\0",
     ],
 )
 def test_what_other_readers_would_replace_is_not_taken_for_a_value(value: str) -> None:
@@ -98,7 +106,7 @@ def test_a_value_is_not_shown() -> None:
 
 
 def double_quoted(value: str) -> str:
-    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("$", "\\$"), ("\r", "\\r")):
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\r", "\\r")):
         value = value.replace(plain, escaped)
     return f'"{value}"'
 
@@ -108,7 +116,10 @@ NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,20}", fullmatch=True).filter(
 )
 
 
-@given(st.lists(st.tuples(NAMES, st.text())))
+TEXT = st.text().filter(lambda text: "${" not in text and "$(" not in text)
+
+
+@given(st.lists(st.tuples(NAMES, TEXT)))
 def test_what_is_written_is_read(pairs: list[tuple[str, str]]) -> None:
     text = "".join(f"{name}={double_quoted(value)}\n# a comment\n" for name, value in pairs)
     assert [(each.name, each.value) for each in parse(text)] == pairs
@@ -118,7 +129,10 @@ def test_what_is_written_is_read(pairs: list[tuple[str, str]]) -> None:
 @given(NAMES, st.text(st.characters(exclude_characters="'\r\ufeff")))
 def test_single_quotes_leave_everything_as_it_is(name: str, value: str) -> None:
     (found,) = parse(f"{name}='{value}'\n")
-    assert found == Assignment(1, name, value)
+    if "\\\\" not in value and not value.endswith("\\"):
+        assert found == Assignment(1, name, value)
+    else:
+        assert found.refused
 
 
 @given(st.text(alphabet="AB=\"'\\$\n# \t{}e"))

@@ -5,7 +5,7 @@ understand, let the last of two assignments win, and do not say on which line a 
 it was quoted. Here a file that can be read in two ways is refused.
 
     # a comment             NAME=bare value  # a comment
-    export NAME='as it is'  NAME="with \\n \\r \\t \\" \\\\ \\$"
+    export NAME='as it is'  NAME="with \\n \\r \\t \\" \\\\"
 
 A value in quotes may go on over several lines.
 """
@@ -38,14 +38,15 @@ class Assignment:
 
 
 _SPACE: Final = " \t"
-_START: Final = re.compile(r"[ \t]*(?:export[ \t]+)?([^=\n]*?)[ \t]*=[ \t]*")
+_START: Final = re.compile(r"[ \t]*(?:export[ \t]+)?([^=\n]*)=[ \t]*")
 _SINGLE: Final = re.compile(r"'([^']*)'")
 _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_COMMENT: Final = re.compile(r"(?:\A|[ \t]+)#.*")
+_COMMENT: Final = re.compile(r"(?:\A|[ \t])#.*")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REST: Final = re.compile(r"[ \t]*(?:[ \t]#[^\n]*)?(?=\n|\Z)")
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
-_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
-_SUBSTITUTION: Final = re.compile(r"(?<!\\)(?:\\\\)*\$[{(]")
+_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
+_SUBSTITUTION: Final = re.compile(r"\$[{(]")
 
 _REFUSED_SUBSTITUTION: Final = (
     "${…} and $(…) are not expanded; in single quotes they are part of the value"
@@ -70,15 +71,16 @@ def parse(text: str) -> Iterator[Assignment]:
 def _assignment(text: str, position: int, end: int, line: int) -> tuple[Assignment, int]:
     """The assignment that begins at ``position``, and where the line ends that it ends on."""
     start = _START.match(text, position, end)
-    if start is None or not start[1]:
+    name = start[1].rstrip(_SPACE) if start is not None else ""
+    if start is None or not name:
         raise DotenvError(line, "not NAME=VALUE")
-    name, position = start[1], start.end()
+    position = start.end()
     match text[position : position + 1]:
         case "'":
             quoted = _SINGLE.match(text, position)
             if quoted is None:
                 raise DotenvError(line, "the single quote is not closed")
-            value, refused = quoted[1], ""
+            value, refused = _verbatim(quoted[1])
         case '"':
             quoted = _DOUBLE.match(text, position)
             if quoted is None:
@@ -90,6 +92,13 @@ def _assignment(text: str, position: int, end: int, line: int) -> tuple[Assignme
     if rest is None:
         raise DotenvError(line, "there is something behind the closing quote")
     return Assignment(line, name, value, refused), rest.end()
+
+
+def _verbatim(raw: str) -> tuple[str, str]:
+    # Shells know no escapes in single quotes; of the libraries, some know these two.
+    if "\\\\" in raw or raw.endswith("\\"):
+        return "", "a backslash in single quotes before another one, or before the quote"
+    return raw, ""
 
 
 def _unescaped(raw: str) -> tuple[str, str]:
@@ -106,4 +115,6 @@ def _bare(raw: str) -> tuple[str, str]:
         return "", _REFUSED_SUBSTITUTION
     if value.startswith("`"):
         return "", "backquotes mean one thing to a shell and another to libraries"
+    if _CONTROL.search(value):
+        return "", "a control character outside of quotes"
     return value, ""
