@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,14 +22,22 @@ from typer.main import get_command
 
 from keyferry.errors import CommandRefused
 from keyferry.operator.commands import Invocation, _where
-from keyferry.operator.key_commands import KEY_COMMANDS, KeyCommands
+from keyferry.operator.key_commands import KEY_COMMANDS, MAX_DRAFTS, KeyCommands
 from keyferry.vault.changes import Change
-from keyferry.vault.model import EMPTY, Manifest, ValueId
+from keyferry.vault.model import (
+    DEFAULT_CACHE_SECONDS,
+    EMPTY,
+    MAX_VALUE_BYTES,
+    Manifest,
+    ValueId,
+)
 from keyferry_cli import completion
 from keyferry_cli.app import app
 from keyferry_cli.completion import key_names
+from keyferry_cli.placeholder import MIN_LENGTH
 from tests.unit.test_cli_commands import ARN, SECRET, FakeAws, client_error, run
 
+ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_795_334_400  # 2026-11-22 08:00 UTC
 ANYBODY = ("--role", "*", "--platform", "*")
 EVERYTHING = {"roles": ["analyst"], "platforms": ["ios", "android"]}
@@ -565,3 +574,46 @@ def test_completion_is_installed(tmp_path: Path) -> None:
     (script,) = (tmp_path / ".bash_completions").iterdir()
     assert "complete -o default -F _keyferry_completion keyferry" in script.read_text()
     assert str(script) in (tmp_path / ".bashrc").read_text()
+
+
+# ── what docs/ show ──────────────────────────────────────────────────────
+
+
+def documented(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def commands_in_documents() -> list[str]:
+    return [
+        line
+        for name in ("README.md", "docs/keys.md", "docs/login.md")
+        for block in re.findall(r"^```\n(.*?)^```$", documented(name), re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("keyferry keys ")
+    ]
+
+
+def test_commands_are_shown() -> None:
+    shown = {line.split()[2] for line in commands_in_documents()}
+    assert {"put", "promote", "policy", "import", "audit"} <= shown
+
+
+@pytest.mark.parametrize("line", commands_in_documents())
+def test_a_command_that_is_shown_is_understood(line: str) -> None:
+    _, _, name, *arguments = shlex.split(line.partition(" < ")[0], comments=True)
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    commands = cast("TyperGroup", group.commands["keys"]).commands
+    commands[name].make_context(name, arguments)
+
+
+def test_numbers_in_documents() -> None:
+    text = re.sub(r"\s+", " ", documented("docs/keys.md"))
+    assert f"longer than {MAX_VALUE_BYTES:,} bytes" in text
+    assert f"`--cache-seconds`, {DEFAULT_CACHE_SECONDS} without it" in text
+    assert f"up to {MAX_DRAFTS} at a time" in text
+    assert f"below {MIN_LENGTH} characters" in text
+    vault = Vault()
+    run(vault, "keys", "put", "gemini", stdin=SECRET)
+    assert vault.events[0]["arguments"]["previous_seconds"] == 7 * 86_400
+    assert "(7 days without it" in text

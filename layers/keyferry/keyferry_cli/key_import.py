@@ -76,7 +76,7 @@ class Report:
         return {
             "dry_run": dry_run,
             "stored": self.stored,
-            "refused": self.refused,
+            "refused": sorted(self.refused, key=lambda each: int(each["where"].split()[1])),
             "failed": self.failed,
             "left": self.left,
             "failure": self.failure,
@@ -160,9 +160,10 @@ def import_keys(
         else:
             more = {"policy": policy, "cache_seconds": cache_seconds}
             _store(functions, chunks, more, settings, there, report)
-    Output(as_json).result(report.result(dry_run=dry_run), _told(report, dry_run=dry_run))
+    result = report.result(dry_run=dry_run)
+    Output(as_json).result(result, _told(report, dry_run=dry_run))
     if not as_json:
-        for each in report.refused:
+        for each in result["refused"]:
             note(f"{each['where']}: {each['reason']}")
     if report.failure is not None:
         _tell_failure(report)

@@ -12,11 +12,11 @@ import re
 from typing import Final
 
 MIN_LENGTH: Final = 8
-"""Characters; no provider issues keys that are shorter."""
+"""Characters; less is too little for a secret that nobody can guess."""
 
 _MARKS: Final = re.compile(
     r"\$\{.*\}|\{\{.*\}\}"  # to be filled in by a tool, anywhere in the value
-    r"|\A(?:<.*>|\[.*\]|%\w+%|\$\w+|__\w+__)\Z",  # or by a person, all of it
+    r"|\A(?:<.*>|\[.*\]|%\w+%|\$[A-Z][A-Z0-9_]+|__\w+__)\Z",  # or by a person, all of it
     re.DOTALL,
 )
 _LEFT_OUT: Final = re.compile(r"\.{3}|…|\*{3}|•{3}|(?i:x{6})")
