@@ -17,12 +17,25 @@ import pytest
 from keyferry_cli.local.command import keyferry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from keyferry_cli.local.stack import LocalStack
+    from tests.e2e.conftest import Operator
     from tests.e2e.device import Device
 
 ROOT = Path(__file__).resolve().parents[2]
 ANYBODY = ("--role", "*", "--platform", "*")
 VALUE = "AIza-of-the-key-commands-{}"
+
+
+@pytest.fixture(autouse=True)
+def only_for_the_test(operator: Operator) -> Iterator[None]:
+    """Other tests look at all the keys that there are."""
+    before = {each["name"] for each in operator.do("keys.list")["keys"]}
+    yield
+    for each in operator.do("keys.list")["keys"]:
+        if each["name"] not in before:
+            operator.do("keys.delete", name=each["name"])
 
 
 def delivered(device: Device, name: str) -> str | None:
