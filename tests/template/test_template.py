@@ -549,6 +549,7 @@ def test_outputs(template: dict[str, Any]) -> None:
         "AndroidClientKeyId",
         "OperatorFunction",
         "KeyringFunction",
+        "AuditLogGroups",
         "AuthorizerArn",
         "KeyringKeyArn",
         "VaultKeyArn",
