@@ -101,11 +101,18 @@ def test_every_log_line_is_described_with_its_fields() -> None:
     } | {"refresh": {"outcome", "sid"}}
     written: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {
+            ast.unparse(node.target): node.value
+            for node in module.body
+            if isinstance(node, ast.AnnAssign) and node.value is not None
+        }
+        for node in ast.walk(module):
             if isinstance(node, ast.Call) and re.match(
                 r"logger\.(debug|info|warning|error|exception|critical)$", ast.unparse(node.func)
             ):
-                line = ast.literal_eval(node.args[0])
+                text = constants.get(ast.unparse(node.args[0]), node.args[0])
+                line = ast.literal_eval(text)
                 written.setdefault(line, set()).update(fields(node))
     assert written == described
 
