@@ -26,6 +26,10 @@ DEFAULT_PORTS: Final[Mapping[bool, int]] = {True: 443, False: 80}
 """With TLS, and without."""
 
 
+class TooLarge(ValueError):
+    """More bytes than may come."""
+
+
 def connect(addresses: Iterable[AddressInfo], *, seconds: float) -> socket.socket:
     """Connect to the first address that answers, all of them together within ``seconds``.
 
@@ -69,7 +73,7 @@ def exchange(
     ``deadline`` is a moment of `time.monotonic`, for handshake, request and the whole response;
     ``max_bytes`` is for all that the server sends inside of TLS. A redirect is a response like any
     other. Raise `OSError` (`TimeoutError` after the deadline), `http.client.HTTPException`, or
-    `ValueError` after too many bytes.
+    `TooLarge`.
     """
     with closing(connected) as plain:
         plain.settimeout(_remaining(deadline))
@@ -95,13 +99,14 @@ def exchange(
 
 
 def read_body(response: http.client.HTTPResponse, *, max_bytes: int) -> bytes:
-    """The whole body. Raise `ValueError` when it is encoded, cut off, or over ``max_bytes``."""
+    """The whole body. Raise `TooLarge` when it is over ``max_bytes``, and `ValueError` when it is
+    encoded or cut off."""
     if (response.getheader("Content-Encoding") or "identity").strip().lower() != "identity":
         raise ValueError("content encoding")
     # An amount, always: without one, http.client reserves as much memory as the peer announces.
     body = response.read(max_bytes + 1)
     if len(body) > max_bytes:
-        raise ValueError("answer too large")
+        raise TooLarge("answer")
     if response.length:
         raise ValueError("answer cut off")
     return body
@@ -134,7 +139,7 @@ class _Bounded(io.RawIOBase):
         received = self._peer.recv_into(buffer)
         self._left -= received
         if self._left < 0:
-            raise ValueError("answer too large")
+            raise TooLarge("answer")
         return received
 
 
