@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from keyferry.attestation.app_check import DECISIONS, HEADER, Mode, Result
-from keyferry.authorizer.replay import KEPT_SECONDS
 from keyferry.config import DAY
 from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS
+from keyferry.dpop.replay import KEPT_SECONDS
 from keyferry.edge.response import of_refusal
 from keyferry.edge.telemetry import NAMESPACE, Metric, failure, logger
 from keyferry.errors import ERRORS, RequestRefused

@@ -64,6 +64,18 @@ WANTED = Wanted("GET", "/v1beta/models")
 Talk = Callable[[socket.socket], None]
 
 
+def send_to(
+    destinations: Destinations,
+    prepared: Prepared | None = None,
+    upstream: Upstream = UPSTREAM,
+    *,
+    seconds: float = 20,
+) -> Answer:
+    prepared = prepared or prepare(WANTED, upstream, KEY)
+    deadline = time.monotonic() + seconds
+    return send(prepared, upstream, KEY, destinations=destinations, deadline=deadline)
+
+
 def refused(wanted: Wanted, upstream: Upstream = UPSTREAM) -> str:
     with pytest.raises(RequestRefused) as error:
         check(wanted, upstream)
@@ -397,7 +409,7 @@ def upstream_at(
 
 def ask(talk: Talk, upstream: Upstream = UPSTREAM, wanted: Wanted = WANTED) -> Answer:
     with upstream_at(talk) as (destinations, _):
-        return send(prepare(wanted, upstream, KEY), upstream, KEY, destinations=destinations)
+        return send_to(destinations, prepare(wanted, upstream, KEY), upstream)
 
 
 class TestSend:
@@ -405,7 +417,7 @@ class TestSend:
         requests: list[bytes] = []
         wanted = Wanted("POST", "/v1beta/x", [("a", "b c")], {"Content-Type": "a/b"}, b"body")
         with upstream_at(sending(answer(GOOD)), requests) as (destinations, _):
-            send(prepare(wanted, UPSTREAM, KEY), UPSTREAM, KEY, destinations=destinations)
+            send_to(destinations, prepare(wanted, UPSTREAM, KEY))
         head, _, body = requests[0].partition(b"\r\n\r\n")
         line, *headers = head.decode("ascii").split("\r\n")
         assert (line, body) == ("POST /v1beta/x?a=b%20c HTTP/1.1", b"body")
@@ -454,7 +466,7 @@ class TestSend:
         with server(sending(answer(GOOD))) as (elsewhere, asked):
             reply = answer(b"", f"Location: {location or elsewhere}", status=status)
             with upstream_at(sending(reply)) as (destinations, connected):
-                got = send(prepare(WANTED, UPSTREAM, KEY), UPSTREAM, KEY, destinations=destinations)
+                got = send_to(destinations)
             assert len(connected) == 1
         assert asked == []
         assert got.status == int(status[:3])
@@ -465,8 +477,7 @@ class TestSend:
         poisoned = answer(GOOD) + answer(b'{"poison": true}')
         with upstream_at(sending(poisoned)) as (destinations, connected):
             for _ in range(2):
-                prepared = prepare(WANTED, UPSTREAM, KEY)
-                got = send(prepared, UPSTREAM, KEY, destinations=destinations)
+                got = send_to(destinations)
                 assert got.body == GOOD
             assert len(connected) == 2
 
@@ -570,7 +581,17 @@ def test_an_upstream_that_reads_nothing() -> None:
         prepared = Prepared("POST", "/", {}, body)
         began = time.monotonic()
         with pytest.raises(RequestRefused) as error:
-            send(prepared, large, KEY, destinations=places)
+            send_to(places, prepared, large)
+        assert error.value.code == "upstream_timeout"
+        assert time.monotonic() - began < 3
+
+
+def test_time_that_was_spent_before_is_not_there_any_more() -> None:
+    with upstream_at(slow_body) as (destinations, _):
+        patient = replace(UPSTREAM, timeout_seconds=15)
+        began = time.monotonic()
+        with pytest.raises(RequestRefused) as error:
+            send_to(destinations, upstream=patient, seconds=0.5)
         assert error.value.code == "upstream_timeout"
         assert time.monotonic() - began < 3
 
@@ -579,7 +600,7 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         places = Destinations({(HOST, 443): listener.getsockname()[1]})
     with pytest.raises(RequestRefused) as error:
-        send(prepare(WANTED, UPSTREAM, KEY), UPSTREAM, KEY, destinations=places)
+        send_to(places)
     assert error.value.code == "upstream_unavailable"
 
 
@@ -592,12 +613,7 @@ def test_nothing_is_sent_to_an_address_that_is_not_public(
 
     monkeypatch.setattr(outgoing, "connect", never)
     with pytest.raises(RequestRefused) as error:
-        send(
-            prepare(WANTED, UPSTREAM, KEY),
-            UPSTREAM,
-            KEY,
-            destinations=Destinations(resolver=found(address)),
-        )
+        send_to(Destinations(resolver=found(address)))
     assert (error.value.code, error.value.reason) == (
         "upstream_unavailable",
         "upstream: address not public",
@@ -733,7 +749,7 @@ class TestTls:
         with server(sending(answer(GOOD)), context, requests) as (uri, _):
             upstream = replace(UPSTREAM, port=urlsplit(uri).port or 0)
             places = Destinations(resolver=found("127.0.0.1"))
-            return send(prepare(WANTED, upstream, KEY), upstream, KEY, destinations=places)
+            return send_to(places, upstream=upstream)
 
     def test_good(self, authority: Authority, tmp_path: Path) -> None:
         requests: list[bytes] = []
@@ -785,8 +801,7 @@ class TestTls:
         with server(sending(answer(GOOD)), requests=requests) as (uri, _):
             upstream = replace(UPSTREAM, port=urlsplit(uri).port or 0)
             places = Destinations(resolver=found("127.0.0.1"))
-            prepared = prepare(WANTED, upstream, KEY)
             with pytest.raises(RequestRefused) as error:
-                send(prepared, upstream, KEY, destinations=places)
+                send_to(places, upstream=upstream)
         assert error.value.code in ("upstream_unavailable", "upstream_timeout")
         assert KEY.encode() not in b"".join(requests)

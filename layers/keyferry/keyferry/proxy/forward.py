@@ -118,14 +118,22 @@ def prepare(wanted: Wanted, upstream: Upstream, key: str) -> Prepared:
     return Prepared(wanted.method, target, headers, wanted.body)
 
 
-def send(prepared: Prepared, upstream: Upstream, key: str, *, destinations: Destinations) -> Answer:
-    """Send it, once, and read the answer, all within the upstream's ``timeout_seconds``.
+def send(
+    prepared: Prepared,
+    upstream: Upstream,
+    key: str,
+    *,
+    destinations: Destinations,
+    deadline: float,
+) -> Answer:
+    """Send it, once, and read the answer, all before ``deadline``, a moment of `time.monotonic`, and
+    within the upstream's ``timeout_seconds``.
 
     A redirect is an answer like any other. Raise `RequestRefused`: ``upstream_unavailable`` when
     there is no sound answer, ``upstream_timeout`` when there is none in time,
     ``upstream_answer_too_large``, and ``upstream_echo`` when the key is in it.
     """
-    deadline = time.monotonic() + upstream.timeout_seconds
+    deadline = min(deadline, time.monotonic() + upstream.timeout_seconds)
     try:
         destination = destinations.find(upstream.host, upstream.port)
         left = deadline - time.monotonic()
