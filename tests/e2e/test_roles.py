@@ -16,6 +16,7 @@ ROLES = (
     "Login",
     "Refresh",
     "DeliverKey",
+    "Proxy",
     "Sessions",
     "Mfa",
     "Account",
@@ -24,7 +25,7 @@ ROLES = (
     "RotateKeyring",
     "Operator",
 )
-TABLES = ("Sessions", "Users", "Credentials", "Vault", "Keyring", "Proofs")
+TABLES = ("Sessions", "Users", "Credentials", "Vault", "Keyring", "Proofs", "Budgets")
 KEYRING = {"app": "keyferry", "stage": "dev", "purpose": "token-signing", "kid": "k"}
 VAULT = {"app": "keyferry", "stage": "dev", "key": "maps", "version": "1"}
 
@@ -85,7 +86,7 @@ def test_nobody_reads_a_whole_table(stack: LocalStack, as_function: Client, tabl
 @pytest.mark.parametrize(
     ("table", "readers"),
     [
-        ("Vault", {"DeliverKey", "Operator"}),
+        ("Vault", {"DeliverKey", "Proxy", "Operator"}),
         ("Credentials", {"Login", "Operator"}),
         ("Keyring", set(ROLES) - {"Operator"}),
     ],
@@ -196,7 +197,7 @@ class TestKeys:
             ("token-signing", {"Login", "Refresh", "DeliverKey"}),
             (
                 "dpop-nonce",
-                {"Login", "Refresh", "DeliverKey", "Sessions", "Mfa", "Account", "Authorizer"},
+                set(ROLES) - {"Discovery", "RotateKeyring", "Operator"},
             ),
             ("refresh-mac", {"Login", "Refresh", "Sessions"}),
             ("another", set()),
@@ -245,7 +246,7 @@ class TestKeys:
         decryptable: Callable[[str, dict[str, str]], dict[str, Any]],
     ) -> None:
         arguments = decryptable("VaultKeyArn", VAULT)
-        assert {"DeliverKey"} == {
+        assert {"DeliverKey", "Proxy"} == {
             role for role in ROLES if allowed(as_function(role, "kms").decrypt, **arguments)
         }
 
@@ -277,7 +278,8 @@ class TestKeys:
         context: dict[str, str],
     ) -> None:
         arguments = decryptable("VaultKeyArn", context)
-        assert not allowed(as_function("DeliverKey", "kms").decrypt, **arguments)
+        for role in ("DeliverKey", "Proxy"):
+            assert not allowed(as_function(role, "kms").decrypt, **arguments)
 
     def test_no_context_opens_nothing(
         self,

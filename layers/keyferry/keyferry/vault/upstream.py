@@ -147,8 +147,8 @@ class Upstream:
 
     @classmethod
     def from_members(cls, members: Mapping[str, Any]) -> Self:
-        """Of what `dataclasses.asdict` made, with lists for tuples. Members of a later version are
-        left out."""
+        """Of what `dataclasses.asdict` made, with lists for tuples. What is missing or None is as it
+        is without; what a later version may have added is left out."""
         known: dict[str, Any] = {
             each.name: tuple(value) if isinstance(value, list) else value
             for each in fields(cls)
