@@ -14,6 +14,7 @@ from keyferry.federation.providers import FirstLogin
 from tests.conftest import needs
 from tests.e2e.device import Device
 from tests.local_issuer import LocalIssuer
+from tests.local_upstream import LocalUpstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,10 +39,17 @@ SECRETS = {
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[LocalStack]:
+def upstream() -> Iterator[LocalUpstream]:
+    with LocalUpstream.start() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def stack(upstream: LocalUpstream) -> Iterator[LocalStack]:
     from keyferry_cli.local.stack import LocalStack
 
-    with LocalStack.start(progress=lambda _: None) as started:
+    parameters = {"LocalUpstream": upstream.connect_to}
+    with LocalStack.start(progress=lambda _: None, parameters=parameters) as started:
         yield started
 
 

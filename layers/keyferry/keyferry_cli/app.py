@@ -6,6 +6,7 @@ import typer
 
 from keyferry_cli.keyring import keyring
 from keyferry_cli.keys import keys
+from keyferry_cli.keys_proxy import set_upstream
 from keyferry_cli.providers import providers
 from keyferry_cli.sessions import sessions
 from keyferry_cli.totp import enrol_totp
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 users.command("import")(import_users)
 users.command("totp")(enrol_totp)
+keys.command("proxy")(set_upstream)
 app.add_typer(users, name="users")
 app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")
