@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from keyferry_client import (
     Rejected,
     SoftwareDeviceKeys,
 )
-from tests.e2e.conftest import PASSWORD
+from tests.e2e.conftest import MONTH, PASSWORD, PROXIED, RULES, PutKey
 from tests.e2e.device import Device, ath
 from tests.e2e.test_attacks import thief_of
 from tests.e2e.test_secrets import spellings
@@ -30,42 +30,6 @@ if TYPE_CHECKING:
 
     from keyferry_cli.local.stack import LocalStack
     from tests.e2e.conftest import Operator
-
-VALUE = "sk-proxied/9f1c2d+7e51d0c4aa93="
-MONTH = 31 * 86_400  # a window whose end no test sees
-RULES: dict[str, Any] = {
-    "host": HOST,
-    "path_prefix": "/v1/",
-    "methods": ["GET", "POST"],
-    "inject": "header",
-    "parameter": "x-api-key",
-    "headers": ["x-extra"],
-    "max_request_bytes": 262_144,
-    "max_response_bytes": 300_000,
-    "timeout_seconds": 2,
-    "budget": 1_000,
-    "budget_seconds": MONTH,
-}
-
-PutKey = Callable[..., str]
-
-
-@pytest.fixture
-def put_key(operator: Operator) -> Iterator[PutKey]:
-    """Store a key that is for its upstream only; forget it afterwards."""
-    stored: list[str] = []
-
-    def put(policy: dict[str, Any] | None = None, **rules: Any) -> str:
-        name = f"proxied-{uuid.uuid4().hex[:12]}"
-        stored.append(name)
-        policy = {"roles": ["user"], "platforms": ["*"], **(policy or {})}
-        operator.do("keys.put", name=name, value=VALUE, policy=policy, promote=True)
-        operator.do("keys.proxy", name=name, upstream={**RULES, **rules})
-        return name
-
-    yield put
-    for name in stored:
-        operator.do("keys.delete", name=name)
 
 
 @pytest.fixture
@@ -107,7 +71,7 @@ def test_the_upstream_gets_the_key_and_the_device_its_answer(
     assert sent.headers.pop("user-agent").startswith("keyferry/")
     assert sent.headers == {
         "host": f"{HOST}:443",
-        "x-api-key": VALUE,
+        "x-api-key": PROXIED,
         "accept": "*/*",
         "accept-encoding": "identity",
         "connection": "close",
@@ -126,7 +90,7 @@ def test_the_key_in_the_query_and_in_a_template(
     assert device.proxy(bearer, "GET", path).status_code == 200
     first, second = upstream.at(path)
     assert first.target == f"{path}?a=b&key=sk-proxied%2F9f1c2d%2B7e51d0c4aa93%3D"
-    assert second.headers["authorization"] == f"Bearer {VALUE}"
+    assert second.headers["authorization"] == f"Bearer {PROXIED}"
     assert error(device.proxy(in_query, "GET", path, query=[["KEY", "x"]])) == (
         403,
         "proxy_refused",
@@ -355,7 +319,7 @@ class TestAnswers:
     def test_refused(self, device: Device, key: str, path: str, refusal: tuple[int, str]) -> None:
         answer = device.proxy(key, "GET", path)
         assert error(answer) == refusal
-        assert VALUE not in answer.text
+        assert PROXIED not in answer.text
 
     def test_bytes(self, device: Device, key: str) -> None:
         answer = device.proxy(key, "GET", "/v1/binary").json()
@@ -452,7 +416,7 @@ def test_the_log_says_who_used_which_key_and_nothing_of_what_was_said(
     assert [(line["action"], line["sid"]) for line in used] == [
         ("proxied", device.tokens["session_id"])
     ] * 2
-    for secret in (VALUE, device.tokens["access_token"], device.client_key):
+    for secret in (PROXIED, device.tokens["access_token"], device.client_key):
         for spelling in spellings(secret):
             assert spelling not in log
     assert asked not in log
@@ -468,7 +432,7 @@ def test_the_value_is_in_no_table(device: Device, key: str, stack: LocalStack, p
         assert items, f"{output} is empty: nothing was searched"
         dump += str(items)
     client.close()
-    for spelling in spellings(VALUE):
+    for spelling in spellings(PROXIED):
         assert spelling not in dump
 
 

@@ -22,6 +22,7 @@ FUNCTIONS = {
     "LoginFunction": "login",
     "RefreshFunction": "refresh",
     "DeliverKeyFunction": "deliver_key",
+    "ProxyFunction": "proxy",
     "SessionsFunction": "sessions",
     "AccountFunction": "account",
     "AuthorizerFunction": "authorizer",
