@@ -40,9 +40,9 @@ from keyferry.vault.upstream import MAX_REQUEST_BYTES, Upstream
 MAX_BODY_BYTES: Final = 2 * MAX_REQUEST_BYTES + 32 * 1024
 """Of the whole JSON document: a body inside of it is escaped or in Base64, and longer than it is."""
 
-WHOLE_SECONDS: Final = 27.0
-"""From the first line to the last: API Gateway stops listening after 29, and the function ends then.
-What AWS has taken of it before, the upstream has not."""
+WHOLE_SECONDS: Final = 26.0
+"""From the first line to the last, but for what the resolver takes: API Gateway stops listening
+after 29, and the function ends then. What AWS has taken of it before, the upstream has not."""
 
 NOT_FOUND: Final = "not_found"
 
