@@ -146,7 +146,7 @@ class TestUpstream:
         with pytest.raises(ValueError):  # noqa: PT011 -- the texts are many
             replace(UPSTREAM, **changes).checked()
 
-    def test_the_template_keeps_to_lambdas_limit(self) -> None:
+    def test_the_largest_answer_is_one_that_lambda_returns(self) -> None:
         """The worst body there is, as a text in JSON in what Lambda returns."""
         body = json.dumps({"status": 200, "headers": {}, "body": '"\\' * (MAX_RESPONSE_BYTES // 2)})
         assert len(json.dumps({"body": body})) < 6 * 1024 * 1024
@@ -687,6 +687,20 @@ class TestEcho:
 # ── TLS ──────────────────────────────────────────────────────────────────────
 
 
+def key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 class Authority:
     """A certificate authority of the test's own."""
 
@@ -712,6 +726,15 @@ class Authority:
             .not_valid_before(today + timedelta(days=days[0]))
             .not_valid_after(today + timedelta(days=days[1]))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            # Python 3.13 wants of certificates what RFC 5280 §4.2.1 does.
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
+            .add_extension(key_usage(authority=authority), critical=True)
         )
         if host is not None:
             names = x509.SubjectAlternativeName([x509.DNSName(host)])

@@ -1,7 +1,7 @@
 """Every error that Keyferry raises on purpose.
 
     KeyferryError
-    ├── RequestRefused      the caller's fault; becomes an OAuth error response
+    ├── RequestRefused      the caller's fault, or an upstream's; becomes an OAuth error response
     ├── Unavailable         AWS is throttling or down; becomes 503 with ``Retry-After``
     ├── CommandRefused      an operator command that cannot be carried out
     ├── Undecipherable      in `keyferry.vault.envelope`: a row that opens neither now nor later

@@ -21,6 +21,7 @@ from keyferry.errors import RequestRefused
 from keyferry.proxy.destination import Destinations, NotPublic
 from keyferry.vault.upstream import (
     CALLER_HEADERS,
+    HEADER_VALUE,
     PLACEHOLDER,
     Inject,
     Upstream,
@@ -43,7 +44,6 @@ RETURNED_HEADERS: Final = (
 """Of the upstream's answer. No ``Location``: a redirect that is not followed leads nowhere either."""
 
 _MAX_HEAD_BYTES: Final = 64 * 1024
-_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _JSON_ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 
@@ -110,7 +110,7 @@ def prepare(wanted: Wanted, upstream: Upstream, key: str) -> Prepared:
     query = list(wanted.query)
     if upstream.inject is Inject.QUERY:
         query.append((upstream.parameter, value))
-    elif _VALUE.fullmatch(value):
+    elif HEADER_VALUE.fullmatch(value):
         headers[upstream.parameter.lower()] = value
     else:
         raise RequestRefused("upstream_unavailable", "proxy: the key is not a header's value")
@@ -221,7 +221,7 @@ def _check_headers(headers: Mapping[str, str], upstream: Upstream) -> None:
     if not set(names) <= allowed or len(set(names)) != len(names):
         raise _refused("header", "Of the headers, one is not passed on, or there twice.")
     for value in headers.values():
-        if len(value) > MAX_HEADER_LENGTH or not _VALUE.fullmatch(value):
+        if len(value) > MAX_HEADER_LENGTH or not HEADER_VALUE.fullmatch(value):
             raise _refused("header value", "A header's value is not printable ASCII, or too long.")
 
 
@@ -238,7 +238,7 @@ def _answer(response: http.client.HTTPResponse, max_bytes: int) -> Answer:
         for name in RETURNED_HEADERS
         if (value := response.getheader(name)) is not None
         and len(value) <= MAX_HEADER_LENGTH
-        and _VALUE.fullmatch(value)
+        and HEADER_VALUE.fullmatch(value)
     }
     return Answer(response.status, headers, body)
 

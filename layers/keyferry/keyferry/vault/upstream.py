@@ -52,7 +52,8 @@ _NOT_IN_A_PATH: Final = frozenset("\\;%?#")
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
-_HEADER_TEXT: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+"""Printable ASCII with no space outside: less than RFC 9110 §5.5 allows, and read alike by all."""
 
 CALLER_HEADERS: Final = frozenset({"accept", "accept-language", "content-type"})
 """That a caller may always send. `Upstream.headers` adds to them."""
@@ -125,7 +126,7 @@ class Upstream:
             or self.parameter.lower() in CALLER_HEADERS
         ):
             raise ValueError("parameter: this header is not for keys")
-        if self.template.count(PLACEHOLDER) != 1 or not _HEADER_TEXT.fullmatch(self.template):
+        if self.template.count(PLACEHOLDER) != 1 or not HEADER_VALUE.fullmatch(self.template):
             raise ValueError(f"template: must have {PLACEHOLDER} once, in printable ASCII")
         for header in self.headers:
             if not _HEADER_NAME.fullmatch(header) or header != header.lower():
