@@ -11,10 +11,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -181,7 +183,15 @@ class TestPath:
             *("/v1beta/../v2", "/v1beta/..", "/v1beta/.", "/v1beta/./x", "/v1beta/x/../../v2"),
             *("/v1beta/%2e%2e/v2", "/v1beta/%2E./v2", "/v1beta/.%2e", "/v1beta/%2e"),
             *("/v1beta/%252e%252e/v2", "/v1beta/%25", "/v1beta/%c0%ae%c0%ae/v2", "/v1beta/%ff"),
-            *("/v1beta/%2f", "/v1beta/..%2fv2", "/v1beta/%2F%2e%2e", "/v1beta/%5c..%5cv2"),
+            *(
+                "/v1beta/a%2fb",
+                "/v1beta/a%2Fb",
+                "/v1beta/a%ef%bc%8fb",
+                "/v1beta/%2f",
+                "/v1beta/..%2fv2",
+                "/v1beta/%2F%2e%2e",
+                "/v1beta/%5c..%5cv2",
+            ),
             *(
                 "/v1beta\\..\\v2",
                 "/v1beta/..\\v2",
@@ -567,21 +577,29 @@ def test_hostile_upstream(behaviour: str) -> None:
     assert error.value.__context__ is None or error.value.__suppress_context__
 
 
-def test_an_upstream_that_reads_nothing() -> None:
-    """All of the sending is under the one deadline as well."""
+@pytest.mark.parametrize("bytes_at_once", [0, 500_000])
+def test_an_upstream_that_reads_slowly_or_not_at_all(bytes_at_once: int) -> None:
+    """All of the sending is under the one deadline as well, however often a little of it goes."""
+    over = Event()
 
-    def unread(peer: socket.socket) -> None:
-        time.sleep(2)
+    def read_slowly(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer:
+            while not over.wait(0.1):
+                if bytes_at_once:
+                    peer.recv(bytes_at_once, socket.MSG_WAITALL)
 
-    large = replace(UPSTREAM, max_request_bytes=MAX_REQUEST_BYTES, timeout_seconds=1)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    large = replace(UPSTREAM, timeout_seconds=1)
+    prepared = Prepared("POST", "/", {}, b"x" * 50_000_000)  # more than the system's buffers take
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        pool.submit(read_slowly, listener)
         places = Destinations({(HOST, 443): listener.getsockname()[1]})
-        body = b"x" * 50_000_000  # more than the system's buffers take
-        prepared = Prepared("POST", "/", {}, body)
         began = time.monotonic()
-        with pytest.raises(RequestRefused) as error:
-            send_to(places, prepared, large)
+        try:
+            with pytest.raises(RequestRefused) as error:
+                send_to(places, prepared, large)
+        finally:
+            over.set()
         assert error.value.code == "upstream_timeout"
         assert time.monotonic() - began < 3
 
