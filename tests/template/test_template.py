@@ -13,9 +13,9 @@ import pytest
 
 from keyferry.attestation.app_check import AppCheck, Mode
 from keyferry.federation.jwks import Jwks
-from keyferry.single_use import SingleUse
 from keyferry.proxy.destination import RESOLVE_SECONDS
 from keyferry.proxy.proxy import WHOLE_SECONDS
+from keyferry.single_use import SingleUse
 from keyferry.users.stored_hashes import MAX_MEMORY_BYTES
 from keyferry_cli.local.environments import ROOT, environment_program
 

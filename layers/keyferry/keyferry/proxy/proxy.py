@@ -29,6 +29,7 @@ from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.proxy.budget import Budgets
 from keyferry.proxy.destination import Destinations
 from keyferry.proxy.forward import Answer, Wanted, check, prepare, send
+from keyferry.single_use import SingleUse
 from keyferry.vault import audit
 from keyferry.vault.access import Facts, Granted, decide_use
 from keyferry.vault.audit import Action
@@ -97,7 +98,7 @@ class Proxy:
             keyring=UnwrappedKeyring.from_environ(dynamodb, kms, environ),
             callers=CallerStore.from_environ(dynamodb, environ),
             values=Values.from_environ(dynamodb, kms, environ),
-            replays=ReplayGuard(dynamodb, environ["KEYFERRY_PROOFS_TABLE"]),
+            replays=ReplayGuard(SingleUse(dynamodb, environ["KEYFERRY_PROOFS_TABLE"])),
             budgets=Budgets(dynamodb, environ["KEYFERRY_BUDGETS_TABLE"]),
             destinations=Destinations.from_environ(environ),
             policy=TokenPolicy.from_environ(environ),
