@@ -166,7 +166,7 @@ def test_login_writes_identities_and_names_and_spends_invitations(
 def test_who_says_that_something_was_used(stack: LocalStack, as_function: Client) -> None:
     item = key_of(stack, "ProofsTable")
     writers = who_may(stack, as_function, "put_item", "Proofs", Item=item)
-    assert writers == {"Authorizer", "Login", "Account"}
+    assert writers == {"Authorizer", "Login", "Account", "Proxy"}
     assert who_may(stack, as_function, "delete_item", "Proofs", Key=item) == set()
     assert who_may(stack, as_function, "update_item", "Proofs", Key=item) == set()
     table = stack.outputs["ProofsTable"]
