@@ -163,6 +163,17 @@ def test_login_writes_identities_and_names_and_spends_invitations(
         assert may == rows, operation
 
 
+def test_who_charges_budgets(stack: LocalStack, as_function: Client) -> None:
+    """And nobody sets one back."""
+    key = key_of(stack, "BudgetsTable")
+    assert who_may(stack, as_function, "update_item", "Budgets", Key=key) == {"Proxy"}
+    for operation in ("get_item", "delete_item"):
+        assert who_may(stack, as_function, operation, "Budgets", Key=key) == set()
+    assert who_may(stack, as_function, "put_item", "Budgets", Item=key) == set()
+    table = stack.outputs["BudgetsTable"]
+    stack.boto3_client("dynamodb").delete_item(TableName=table, Key=key)
+
+
 def test_who_says_that_something_was_used(stack: LocalStack, as_function: Client) -> None:
     item = key_of(stack, "ProofsTable")
     writers = who_may(stack, as_function, "put_item", "Proofs", Item=item)
