@@ -210,10 +210,17 @@ def _described(entry: Entry) -> str:
         "previous": previous,
         "minimum": entry["min_version"] or "-",
         "policy": policy_words(entry["policy"]),
-        "cache": f"{entry['cache_seconds']} s",
+        "used": _use(entry),
         "updated": f"{utc(entry['updated_at'])} UTC",
     }
     return "\n".join([entry["name"], *(f"  {name:<10}{text}" for name, text in lines.items())])
+
+
+def _use(entry: Entry) -> str:
+    upstream = entry["upstream"]
+    if upstream is not None:
+        return f"at {upstream['host']}{upstream['path_prefix']}, by the proxy alone"
+    return f"by devices, which may keep it for {entry['cache_seconds']} s"
 
 
 def _version(version: Mapping[str, Any] | None) -> str:
@@ -257,7 +264,7 @@ def _key_table(entries: Sequence[Entry]) -> Table:
             _number(entry["pending"]),
             previous,
             policy_words(entry["policy"]),
-            f"{entry['cache_seconds']} s",
+            f"{entry['cache_seconds']} s" if entry["upstream"] is None else "proxy",
             _date(entry["updated_at"]),
         )
         shown.add_row(*row(*cells))
