@@ -238,6 +238,8 @@ def environment_of(template: dict[str, Any], function: str) -> dict[str, str]:
                 return str(parameters[name]["Default"]) if name in parameters else f"name-of-{name}"
             case {"Fn::GetAtt": [name, "Arn"]}:
                 return f"arn:aws:kms:us-east-1:000000000000:key/{name}"
+            case {"Fn::Sub": text}:
+                return str(text).replace("${AWS::StackName}", "stack")
             case {"Fn::FindInMap": [mapping, {"Ref": "Stage"}, key]}:
                 return str(template["Mappings"][mapping]["dev"][key])
             case str():

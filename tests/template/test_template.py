@@ -66,6 +66,28 @@ PUBLIC_ROUTES = {
     "GET /.well-known/jwks.json",
 }
 
+# All kinds that there are, but for those of authorizers, which no route here has.
+GATEWAY_RESPONSES = {
+    "ACCESS_DENIED",
+    "API_CONFIGURATION_ERROR",
+    "BAD_REQUEST_BODY",
+    "BAD_REQUEST_PARAMETERS",
+    "DEFAULT_4XX",
+    "DEFAULT_5XX",
+    "EXPIRED_TOKEN",
+    "INTEGRATION_FAILURE",
+    "INTEGRATION_TIMEOUT",
+    "INVALID_API_KEY",
+    "INVALID_SIGNATURE",
+    "MISSING_AUTHENTICATION_TOKEN",
+    "QUOTA_EXCEEDED",
+    "REQUEST_TOO_LARGE",
+    "RESOURCE_NOT_FOUND",
+    "THROTTLED",
+    "UNSUPPORTED_MEDIA_TYPE",
+    "WAF_FILTERED",
+}
+
 KEPT_TABLES = {
     "SessionsTable",
     "UsersTable",
@@ -262,7 +284,10 @@ class TestVersions:
         resources: Resources = template["Resources"]
         function = resources[f"{name}Function"]["Properties"]
         parameters = set(template["Parameters"]) - FIXED_PARAMETERS
-        needed = set(references(function)) & parameters | {"Stage"}  # Stage: by conditions and maps
+        versioned = {**function, "ReservedConcurrentExecutions": None}  # is of all versions
+        needed = set(references(versioned)) & parameters | {
+            "Stage"
+        }  # Stage: by conditions and maps
         versions = of_type(resources, "AWS::Lambda::Version")
         (version,) = [each for key, each in versions.items() if key.startswith(f"{name}Function")]
         assert set(references(version["Properties"]["Description"])) == needed
@@ -279,6 +304,33 @@ class TestVersions:
         ]
         assert alias["Name"] == "live"
         assert alias["FunctionVersion"] == {"Fn::GetAtt": [version, "Version"]}
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_a_new_version_gets_a_tenth_of_the_requests_first(
+        self, resources: Resources, name: str
+    ) -> None:
+        alias = resources[f"{name}FunctionAliaslive"]
+        if name in {"RotateKeyring", "Operator"}:  # too few requests for a tenth to tell anything
+            assert "UpdatePolicy" not in alias
+            return
+        group = resources[
+            alias["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]["DeploymentGroupName"]["Ref"]
+        ]
+        configuration = group["Properties"]["DeploymentConfigName"]["Fn::If"]
+        assert configuration[0] == "IsProd"
+        assert [each["Fn::Sub"][1]["ConfigName"] for each in configuration[1:]] == [
+            "Canary10Percent5Minutes",
+            "AllAtOnce",
+        ]
+        alarms = group["Properties"]["AlarmConfiguration"]["Fn::If"]
+        assert alarms == [
+            "HasAlarms",
+            {"Enabled": True, "Alarms": [{"Name": {"Ref": f"{name}FailingAlarm"}}]},
+            {},
+        ]
+        assert (
+            "DEPLOYMENT_STOP_ON_ALARM" in group["Properties"]["AutoRollbackConfiguration"]["Events"]
+        )
 
     def test_only_the_alias_is_reachable(self, resources: Resources) -> None:
         for route, operation in operations(resources):
@@ -489,8 +541,9 @@ class TestKeys:
 
     def test_a_key_refuses_to_work_without_a_context(self, resources: Resources) -> None:
         keys = of_type(resources, "AWS::KMS::Key")
-        assert set(keys) == {"KeyringKey", "VaultKey"}
-        for key in keys.values():
+        assert set(keys) == {"KeyringKey", "VaultKey", "AlarmKey"}
+        for name in ("KeyringKey", "VaultKey"):
+            key = keys[name]
             properties = key["Properties"]
             (deny,) = [s for s in properties["KeyPolicy"]["Statement"] if s["Effect"] == "Deny"]
             assert deny["Condition"] == {"Null": {"kms:EncryptionContextKeys": "true"}}
@@ -511,8 +564,11 @@ class TestApi:
     def test_gateway_responses_have_the_shape_of_every_error(self, resources: Resources) -> None:
         body = resources["Api"]["Properties"]["Body"]
         responses = body["x-amazon-apigateway-gateway-responses"]
-        assert {"DEFAULT_4XX", "DEFAULT_5XX", "INVALID_API_KEY", "THROTTLED"} <= set(responses)
+        assert set(responses) == GATEWAY_RESPONSES
         for name, response in responses.items():
+            assert set(response["responseTemplates"]) == {"application/json"}, name
+            text = response["responseTemplates"]["application/json"]
+            assert set(re.findall(r"\$[a-zA-Z.]+", text)) == {"$context.requestId"}, "no echo"
             error = json.loads(response["responseTemplates"]["application/json"])
             assert set(error) == {"error", "error_description", "request_id"}, name
             assert error["request_id"] == "$context.requestId", name
@@ -526,8 +582,20 @@ class TestApi:
         properties = stage["Properties"]
         assert properties["StageName"] == {"Ref": "Stage"}
         assert properties["TracingEnabled"] is True
-        (settings,) = properties["MethodSettings"]
-        assert settings["DataTraceEnabled"] is False  # bodies hold passwords and tokens
+        for settings in properties["MethodSettings"]:
+            assert settings["DataTraceEnabled"] is False  # bodies hold passwords and tokens
+            assert settings["MetricsEnabled"] is True
+            assert {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(settings)
+
+    def test_a_route_without_a_client_key_has_a_throttle_of_its_own(
+        self, resources: Resources
+    ) -> None:
+        (stage,) = of_type(resources, "AWS::ApiGateway::Stage").values()
+        everything, *routes = stage["Properties"]["MethodSettings"]
+        assert (everything["HttpMethod"], everything["ResourcePath"]) == ("*", "/*")
+        assert {
+            f"{each['HttpMethod']} {each['ResourcePath'][1:].replace('~1', '/')}" for each in routes
+        } == PUBLIC_ROUTES
 
     def test_the_access_log_names_the_client_key_but_never_tells_it(
         self, resources: Resources
@@ -579,7 +647,11 @@ class TestState:
 
     def test_every_log_group_forgets(self, resources: Resources) -> None:
         groups = of_type(resources, "AWS::Logs::LogGroup")
-        assert len(groups) == len(FUNCTIONS) + 1
+        assert set(groups) == {
+            *(f"{name}Logs" for name in FUNCTIONS),
+            "ApiAccessLogs",
+            "WebAclLogs",
+        }
         for name, group in groups.items():
             assert "RetentionInDays" in group["Properties"], name
 
@@ -598,6 +670,8 @@ def test_outputs(template: dict[str, Any]) -> None:
         "OperatorFunction",
         "KeyringFunction",
         "AuditLogGroups",
+        "AlarmTopic",
+        "CustomDomainTarget",
         "AuthorizerArn",
         "KeyringKeyArn",
         "VaultKeyArn",
