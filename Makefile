@@ -31,7 +31,7 @@ serve: python ## Keep a local stack up and print how to talk to it
 	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m keyferry_cli.local.serve
 
 test: python ## Every test
-	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m pytest $(PYTEST)
+	@dev=$$($(ENVIRONMENTS) dev emulator sam scan) && exec "$$dev/bin/python" -m pytest $(PYTEST)
 
 simulate: python ## Honest phones and thieves under this rotation and under others: two tables and docs/img/simulation.svg
 	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m tests.simulation --out docs/img/simulation.svg $(SIMULATE)
@@ -52,10 +52,10 @@ build: python ## What `sam deploy` uploads: functions and layers for Lambda (arm
 
 lock: python ## Resolve the dependencies anew; UPGRADE=--upgrade moves to the newest versions
 	@dev=$$($(ENVIRONMENTS) dev) && $(COMPILE) -o layers/deps/requirements.txt layers/deps/requirements.in && \
-	cd tests/env && for name in dev emulator sam; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
+	cd tests/env && for name in dev emulator sam scan; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
 
 environments: python ## Only make the environments
-	@$(ENVIRONMENTS) dev emulator sam >/dev/null
+	@$(ENVIRONMENTS) dev emulator sam scan >/dev/null
 
 clean: ## Remove environments, builds and caches
 	rm -rf .cache .aws-sam .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -77,7 +77,7 @@ def stack(upstream: LocalUpstream) -> Iterator[LocalStack]:
 @pytest.fixture(scope="session")
 def bearer_stack() -> Iterator[LocalStack]:
     """Another stack, with what is off by default: it admits clients without a device key and RSA
-    encryption keys, and its authorizer reads sessions."""
+    encryption keys, its authorizer reads sessions, and it is one for production, with a domain."""
     from keyferry_cli.local.stack import LocalStack
 
     parameters = {
@@ -85,6 +85,10 @@ def bearer_stack() -> Iterator[LocalStack]:
         "AuthorizerChecksSession": "true",
         "SelfRegistration": "true",
         "AllowRsaOaep": "true",
+        "Stage": "prod",
+        "AlarmEmail": "operations@example.com",
+        "DomainName": "auth.example.com",
+        "CertificateArn": "arn:aws:acm:us-east-1:000000000000:certificate/0a1b2c3d",
     }
     with LocalStack.start(progress=lambda _: None, parameters=parameters) as started:
         yield started

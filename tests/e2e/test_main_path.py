@@ -67,7 +67,7 @@ class TestLogin:
         assert set(tokens) == TOKEN_MEMBERS
         assert tokens["token_type"] == "DPoP"
         assert 873 <= tokens["expires_in"] <= 900
-        assert tokens["refresh_expires_in"] == 7 * 86_400
+        assert tokens["refresh_expires_in"] in (7 * 86_400, 7 * 86_400 - 1)  # a second may pass
         assert re.fullmatch(r"kfr_[A-Za-z0-9_-]{124}", tokens["refresh_token"])
         claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
         assert set(claims) == {

@@ -334,5 +334,17 @@ def test_one_stack_name() -> None:
     assert f"--stack-name {DEFAULT_STACK}" in (ROOT / "events" / "README.md").read_text()
 
 
+def test_both_stages_have_settings_of_their_own() -> None:
+    samconfig = tomllib.loads((ROOT / "samconfig.toml").read_text(encoding="utf-8"))
+    assert samconfig.keys() == {"version", "default", "prod"}
+    for environment, stage in (("default", "dev"), ("prod", "prod")):
+        deploy = samconfig[environment]["deploy"]["parameters"]
+        assert deploy["parameter_overrides"] == f"Stage={stage}"
+        assert deploy["confirm_changeset"] is True
+        assert deploy.get("disable_rollback", False) is False
+    stacks = [samconfig[each]["global"]["parameters"]["stack_name"] for each in ("default", "prod")]
+    assert len(set(stacks)) == 2
+
+
 def template() -> str:
     return (ROOT / "template.yaml").read_text(encoding="utf-8")

@@ -6,8 +6,8 @@ Standard library only: the Makefile runs this file with whatever `python3` there
 
 An environment's folder is named after a digest of its lock and of the interpreter, so a changed lock makes a new one
 and nothing is ever updated in place. It is marked as ready only after its last package is in: one that was interrupted
-half way has no mark and is made again. `sam`, the emulator and everything else have one each, because `sam` pins a
-boto3 of its own.
+half way has no mark and is made again. `sam`, the emulator, the scanner and everything else have one each, because
+`sam` pins a boto3 of its own, and the scanner old versions of much else.
 """
 
 from __future__ import annotations
