@@ -44,9 +44,9 @@ def test_cfn_lint(transformed: Path) -> None:
 def test_checkov(transformed: Path) -> None:
     make_environments(("scan",), root=ROOT)
     done = subprocess.run(
-        [environment_program("scan", "checkov"), "--skip-download", "--quiet", "--compact"]
+        [str(environment_program("scan", "checkov")), "--skip-download", "--quiet", "--compact"]
         + ["--framework=cloudformation", "--output=json"]
-        + ["--file", ROOT / "template.yaml", transformed],
+        + ["--file", str(ROOT / "template.yaml"), str(transformed)],
         cwd=transformed.parent,
         capture_output=True,
         text=True,
