@@ -359,7 +359,7 @@ def test_get_shows_everything_else() -> None:
         "  minimum   -\n"
         "  policy    analyst on ios, android; app 2.0.1+; attested; second factor;"
         " from 2026-11-22 08:00; until 2026-11-23 00:00; 12.5 %\n"
-        "  cache     300 s\n"
+        "  used      by devices, which may keep it for 300 s\n"
         "  updated   2026-11-22 08:00 UTC\n"
     )
     as_json = json.loads(run(vault, "keys", "get", "gemini", "--metadata", "--json").stdout)
@@ -367,6 +367,15 @@ def test_get_shows_everything_else() -> None:
     unknown = run(vault, "keys", "get", "maps", "--metadata")
     assert unknown.exit_code == 1
     assert "not_found" in unknown.stderr
+
+
+def test_a_key_of_the_proxy_says_where_it_is_used() -> None:
+    vault = Vault().having("gemini")
+    rules = ("--host", "api.example.com", "--path-prefix", "/v1/", "--method", "POST")
+    assert run(vault, "keys", "proxy", "gemini", *rules, "--header", "x-key").exit_code == 0
+    shown = run(vault, "keys", "get", "gemini", "--metadata").stdout
+    assert "  used      at api.example.com/v1/, by the proxy alone\n" in shown
+    assert " proxy " in run(vault, "keys", "list", COLUMNS="100").stdout
 
 
 def test_list_reads_well_at_100_columns() -> None:

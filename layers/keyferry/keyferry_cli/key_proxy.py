@@ -17,11 +17,12 @@ from keyferry_cli.command_line import (
     functions_of,
     note,
 )
+from keyferry_cli.keys import Name
 
 
 def set_upstream(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of a key that is there.")],
+    name: Name,
     host: Annotated[
         str | None, typer.Option(help="The upstream's exact DNS name, such as api.example.com.")
     ] = None,
