@@ -29,6 +29,7 @@ from keyferry import aws, clock
 from keyferry.config import DAY
 from keyferry.edge import telemetry  # noqa: F401 -- before a test's own stdout is what it logs to
 from keyferry.jose import base64url
+from keyferry.keyring import unwrapped
 from keyferry.keyring.lifecycle import maintain, schedules
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.store import session_from_item, session_to_item
@@ -229,6 +230,8 @@ class System:
     """The names of the metrics that were counted since this was last asked."""
 
     now: int = START
+    issuer: str = ISSUER
+    """The address of the API, which the keyring names too."""
     aws: Aws = field(default_factory=Aws)
     http: httpx.Client = field(init=False)
     warm: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -245,7 +248,7 @@ class System:
             self.cloud.maker,
             planned,
             now=self.now,
-            issuer=ISSUER,
+            issuer=self.issuer,
             clients=CLIENTS,
         )
         policy = {"roles": ["*"]}
@@ -322,6 +325,14 @@ class System:
         assert response.status_code == HTTPStatus.OK, response.text
         return phone
 
+    def move(self, issuer: str) -> None:
+        """What a deployment with another domain does, and warm functions after a minute."""
+        planned = schedules(idle_seconds=IDLE)
+        keyring, maker = self.cloud.keyring, self.cloud.maker
+        maintain(keyring, maker, planned, now=self.now, issuer=issuer, clients=CLIENTS)
+        self.issuer = issuer
+        self.sleep(unwrapped.MAX_AGE_SECONDS)
+
     # ---------------------------------------------------------------- the session row
 
     def _key(self, phone: Phone) -> dict[str, Any]:
@@ -370,7 +381,7 @@ class System:
         url = str(request.url.copy_with(query=None))
         if url.startswith(THEIRS):
             return self._guarded(request, url.removeprefix(THEIRS))
-        path = url.removeprefix(ISSUER)
+        path = url.removeprefix(self.issuer)
         resource, parameters = _resource(request.method, path)
         answer = self.invoke(
             ROUTES[request.method, resource],
