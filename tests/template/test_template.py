@@ -547,6 +547,8 @@ def test_outputs(template: dict[str, Any]) -> None:
         "ApiUrl",
         "IosClientKeyId",
         "AndroidClientKeyId",
+        "IosUsagePlanId",
+        "AndroidUsagePlanId",
         "OperatorFunction",
         "KeyringFunction",
         "AuthorizerArn",

@@ -11,24 +11,40 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from keyferry import aws, clock
 from keyferry.config import Deployment, TokenPolicy
 from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.keyring.lifecycle import KeyMaker, Maintenance, Schedule, maintain, schedules
-from keyferry.keyring.model import Purpose
+from keyferry.keyring.model import Clients, Purpose
 from keyferry.keyring.store import KeyringStore
 
 PHYSICAL_ID: Final = "keyferry-keyring"
 _RESPONSE_TIMEOUT_SECONDS: Final = 5
+
+_MEMBERS: Final[Mapping[str, frozenset[str]]] = {
+    "keyring.revoke": frozenset({"kid"}),
+    "keyring.add_client": frozenset({"key_id", "client_id"}),
+    "keyring.retire_client": frozenset({"key_id"}),
+}
+
+ApiKeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{1,64}$")]
+"""The id of an API key, which is no secret: never its value, which `GenerateDistinctId` keeps apart."""
 
 
 class KeyringProperties(BaseModel):
@@ -51,11 +67,27 @@ class KeyringProperties(BaseModel):
 class KeyringCommand(BaseModel):
     """A direct invocation by the operator; no reply shows more of a key than its public half."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    command: Literal["keyring.show", "keyring.rotate", "keyring.revoke"]
+    command: Literal[
+        "keyring.show",
+        "keyring.rotate",
+        "keyring.revoke",
+        "keyring.add_client",
+        "keyring.retire_client",
+    ]
     now: bool = False
     kid: str | None = None
+    key_id: ApiKeyId | None = None
+    client_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _members_of_the_command(self) -> Self:
+        members = ("kid", "key_id", "client_id")
+        given = {name for name in members if getattr(self, name) is not None}
+        if given != _MEMBERS.get(self.command, frozenset()):
+            raise ValueError("not the members of this command")
+        return self
 
 
 class CustomResourceRequest(BaseModel):
@@ -114,15 +146,22 @@ class RotateKeyring:
         """What the operator asks for, answered as the operator function answers."""
         try:
             command = KeyringCommand.model_validate(event)
-            if (command.kid is None) == (command.command == "keyring.revoke"):
-                raise CommandRefused("invalid_request", "keyring.revoke, and only it, takes a kid.")
-            if command.command == "keyring.rotate":
-                self.maintain(early=command.now)
-            elif command.command == "keyring.revoke":
-                self.maintain(revoked=command.kid)
+            match command:
+                case KeyringCommand(command="keyring.rotate"):
+                    self.maintain(early=command.now)
+                case KeyringCommand(command="keyring.revoke"):
+                    self.maintain(revoked=command.kid)
+                case KeyringCommand(
+                    command="keyring.add_client", key_id=str(key), client_id=str(client)
+                ):
+                    self._operate("added", key, client, lambda clients: clients.add(key, client))
+                case KeyringCommand(command="keyring.retire_client", key_id=str(key)):
+                    self._operate("retired", key, None, lambda clients: clients.retire(key))
             return {"ok": True, "result": self._show()}
         except ValidationError:
-            return _refused("invalid_request", "There is no such command.")
+            return _refused(
+                "invalid_request", "There is no such command, or not with these members."
+            )
         except CommandRefused as refused:
             return _refused(refused.code, refused.description)
         except LookupError as error:
@@ -138,6 +177,24 @@ class RotateKeyring:
             count(Metric.KEYRING_CHANGED)
         return done
 
+    def _operate(
+        self,
+        action: Literal["added", "retired"],
+        key_id: str,
+        client_id: str | None,
+        change: Callable[[Clients], Clients],
+    ) -> None:
+        done = self.maintain(operated=change)
+        logger.info(
+            "client key",
+            extra={
+                "action": action,
+                "client_key_id": key_id,
+                "client_id": client_id,
+                "written": done.written,
+            },
+        )
+
     def _show(self) -> dict[str, Any]:
         keyring = self.store.read()
         if keyring is None:
@@ -145,7 +202,8 @@ class RotateKeyring:
         return {
             "revision": keyring.revision,
             "issuer": keyring.issuer,
-            "clients": dict(keyring.clients),
+            "clients": keyring.clients.known(),
+            "template_clients": dict(keyring.clients.template),
             "keys": [
                 {
                     "kid": key.kid,
