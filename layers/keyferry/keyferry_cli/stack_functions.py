@@ -20,6 +20,10 @@ from botocore.config import Config
 # mislead.
 _INVOKE = Config(connect_timeout=5, read_timeout=35, retries={"total_max_attempts": 1})
 _DESCRIBE = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
+# API Gateway takes few control calls at a time. All that are made of it do no harm when done twice.
+_GATEWAY = Config(
+    connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 5}
+)
 
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
@@ -49,6 +53,22 @@ class StackFunctions:
     def keep_keyring(self, command: str, **members: object) -> dict[str, Any]:
         """The result of one command about the keyring."""
         return self._run("keyring", "KeyringFunction", command, members)
+
+    def outputs(self) -> dict[str, str]:
+        """The stack's outputs, by their names."""
+        with _readable_errors(self.stack, "keyring"):
+            cloudformation = self.session.client("cloudformation", config=_DESCRIBE)
+            stack = cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
+            return {
+                output["OutputKey"]: str(output["OutputValue"])
+                for output in stack.get("Outputs", [])
+            }
+
+    @contextmanager
+    def gateway(self) -> Iterator[Any]:
+        """A client of API Gateway. What fails in the block fails as a command does."""
+        with _readable_errors(self.stack, "keyring"):
+            yield self.session.client("apigateway", config=_GATEWAY)
 
     def _run(
         self, what: str, output: str, command: str, members: Mapping[str, object]
