@@ -194,12 +194,16 @@ def test_a_rotation_shuts_nobody_out(
     assert keys[old_id]["requests"] > 0
     assert keys[old_id]["last_used"] == keys[new_id]["last_used"] is not None
 
-    line = '"message":"client key"'
-    assert any(
-        line in each.replace(" ", "") or line.replace(" ", "") in each.replace(" ", "")
-        for each in clients_stack.logs("rotate_keyring").splitlines()
-        if new_id in each
-    )
+    lines = [
+        json.loads(line)
+        for line in clients_stack.logs("rotate_keyring").splitlines()
+        if line.startswith("{") and new_id in line
+    ]
+    fields = ("message", "action", "client_key_id", "client_id")
+    assert [tuple(line[name] for name in fields) for line in lines] == [
+        ("client key", "added", new_id, "ios")
+    ]
+    assert new not in clients_stack.logs("rotate_keyring")
 
 
 def test_a_retired_key_is_refused_and_the_new_one_goes_on(
@@ -242,22 +246,26 @@ def test_a_retired_key_is_refused_and_the_new_one_goes_on(
     phone.client_key = new
     assert phone.refresh().status_code == 200
 
-    done(clients_stack, "restore", old_id)
-    assert listed(clients_stack)[old_id]["known"]
-    phone.client_key = old
-    eventually(lambda: phone.refresh().status_code == 200)
 
-
-def test_an_added_key_can_be_deleted(
+def test_a_restored_key_and_an_added_one_that_is_deleted(
     clients_stack: LocalStack, phone_with: Callable[[str], Device]
 ) -> None:
-    key_id = done(clients_stack, "add", "android")["key_id"]
-    phone = phone_with(value_of(clients_stack, key_id))
+    restored = clients_stack.outputs["IosClientKeyId"]
+    done(clients_stack, "restore", restored)
+    added = done(clients_stack, "add", "ios")["key_id"]
+    keys = listed(clients_stack)
+    for key_id in (restored, added):
+        assert all(keys[key_id][is_so] for is_so in ("known", "in_plan", "enabled"))
+    phone = phone_with(value_of(clients_stack, added))
     eventually(lambda: phone.login(phone.username, PASSWORD).status_code == 200)
-    done(clients_stack, "retire", key_id, "--delete", "--yes")
+    phone.client_key = clients_stack.client_keys["ios"]
+    eventually(lambda: phone.refresh().status_code == 200)
+
+    phone.client_key = value_of(clients_stack, added)
+    done(clients_stack, "retire", added, "--delete", "--yes")
     is_error(phone.call("POST", "/v1/token", data={}), 403, "invalid_client")
-    assert key_id not in listed(clients_stack)
-    again = keyferry(clients_stack, "retire", key_id, "--yes")
+    assert added not in listed(clients_stack)
+    again = keyferry(clients_stack, "retire", added, "--yes")
     assert (again.returncode, "not_found" in again.stderr) == (1, True)
 
 

@@ -400,6 +400,17 @@ def test_retire_asks_when_the_use_is_not_known(account: Account) -> None:
     assert "is not known" in result.stderr
 
 
+def test_retire_of_a_key_that_works_outside_of_its_plan_asks(account: Account) -> None:
+    account.added = {"loose1": "ios"}
+    account.plan("ios", "ios1")
+    account.plan("android", "android1", "loose1")
+    for key_id in ("ios1", "android1", "loose1"):
+        account.describe(key_id)
+    result = keyferry(account, "retire", "loose1", stdin="n\n")
+    assert (result.exit_code, account.calls) == (1, [])
+    assert "is not known" in result.stderr
+
+
 @pytest.mark.parametrize("other", ["none", "disabled", "retired"])
 def test_retire_of_the_last_key_that_works_asks(account: Account, other: str) -> None:
     key = "ios1"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any, Final, Self
 
@@ -29,6 +29,7 @@ _PLAN_OUTPUT: Final = re.compile(r"([A-Z][a-z0-9]*)UsagePlanId")
 class ClientKey:
     """One client key; never its value. ``created`` is in epoch seconds.
 
+    ``known`` is whether the keyring has it, ``in_plan`` whether it is in the plan of its platform.
     ``exists`` is False for one that the keyring or the template names and API Gateway does not have.
     """
 
@@ -164,9 +165,15 @@ class ClientKeys:
             with self.functions.gateway() as gateway:
                 gateway.create_usage_plan_key(usagePlanId=plan, keyId=key_id, keyType="API_KEY")
 
-    def enable(self, key_id: str, enabled: bool) -> None:
+    def enable(self, key_id: str) -> None:
+        self._set_enabled(key_id, "true")
+
+    def disable(self, key_id: str) -> None:
+        self._set_enabled(key_id, "false")
+
+    def _set_enabled(self, key_id: str, value: str) -> None:
         with self.functions.gateway() as gateway:
-            operation = {"op": "replace", "path": "/enabled", "value": str(enabled).lower()}
+            operation = {"op": "replace", "path": "/enabled", "value": value}
             gateway.update_api_key(apiKey=key_id, patchOperations=[operation])
 
     def forget(self, key_id: str) -> None:
@@ -212,12 +219,8 @@ def _with_details(key: ClientKey, found: Mapping[str, Any] | None) -> ClientKey:
     """``key`` with what API Gateway says of it."""
     if found is None:
         return key
-    return ClientKey(
-        key.key_id,
-        key.platform,
-        from_template=key.from_template,
-        known=key.known,
-        in_plan=key.in_plan,
+    return replace(
+        key,
         exists=True,
         enabled=found["enabled"],
         name=found.get("name", ""),

@@ -132,7 +132,9 @@ def retire_client(
         key = next((each for each in every if each.key_id == key_id), None) or keys.find(key_id)
         if delete and key.from_template:
             fail(f"{key_id} belongs to the stack, which deletes it; retire it without --delete")
-        used = _usage(keys, key, _RETIRING_DAYS) if key.exists and key.in_plan else Usage(0, None)
+        used: Usage | None = Usage(0, None)
+        if key.in_plan or (key.known and key.enabled):
+            used = _usage(keys, key, _RETIRING_DAYS)
         last = key.works and not any(
             each.works and each.platform == key.platform for each in every if each != key
         )
@@ -143,7 +145,7 @@ def retire_client(
         if not yes and (used is None or used.requests or last):
             typer.confirm(f"Retire {key_id} in {stack}?", abort=True, err=True)
         if key.exists:
-            keys.enable(key_id, False)
+            keys.disable(key_id)
         keys.forget(key_id)
         if delete and key.exists:
             keys.delete(key_id)
@@ -171,7 +173,7 @@ def restore_client(
         if not key.exists:
             fail(f"{key_id} is deleted")
         keys.admit(key_id, key.platform)
-        keys.enable(key_id, True)
+        keys.enable(key_id)
         result = {"key_id": key_id, "platform": key.platform}
         Output(as_json).result(
             result,
