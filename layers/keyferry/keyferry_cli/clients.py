@@ -19,6 +19,7 @@ from keyferry_cli.command_line import (
     Region,
     Stack,
     Yes,
+    confirm,
     fail,
     functions_of,
     note,
@@ -142,8 +143,8 @@ def retire_client(
             note(_use(key, used))
         if last:
             note(f"It is the only key of {key.platform} that works: no {key.platform} app gets in.")
-        if not yes and (used is None or used.requests or last):
-            typer.confirm(f"Retire {key_id} in {stack}?", abort=True, err=True)
+        if used is None or used.requests or last:
+            confirm(f"Retire {key_id} in {stack}?", yes)
         if key.exists:
             keys.disable(key_id)
         keys.forget(key_id)

@@ -6,11 +6,12 @@ Threads may share a client. Apps with several processes (an iOS app and its exte
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import quote
@@ -74,6 +75,17 @@ class Session:
     last_used_at: int
     current: bool
     """Whether it is the session of this very app."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedResponse:
+    """What an upstream answered, whatever it was: a `status` of 500 is the upstream's own."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    """By lower-case name; the few that the server passes on."""
+
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +366,36 @@ class KeyferryClient:
             raise Retryable("the reply does not name the key")
         self._deliveries.clear()
 
+    def proxy(
+        self,
+        key: str,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | str | None = None,
+    ) -> ProxiedResponse:
+        """Have the server send a request to the key's upstream, with the key, which does not come
+        here.
+
+        It is sent once. `Retryable` after no reply, or after status 502, 503 or 504, does not say
+        that the upstream has done nothing: repeat what may be done twice, and nothing else. With
+        429 the budget of this user is used up (`retry_after`), or the app is throttled.
+        `Rejected("proxy_refused")` says that the key is not for such a request.
+        """
+        wanted: dict[str, Any] = {"method": method, "path": path}
+        if query:
+            wanted["query"] = [list(pair) for pair in query]
+        if headers:
+            wanted["headers"] = dict(headers)
+        if isinstance(body, str):
+            wanted["body"] = body
+        elif body is not None:
+            wanted["body_base64"] = base64.b64encode(body).decode("ascii")
+        url = f"{self._issuer}/v1/proxy/{quote(key, safe='')}"
+        return _proxied(self._send_authorized("POST", url, json=wanted).response)
+
     # ── sessions ────────────────────────────────────────────────────────────
 
     def sessions(self) -> list[Session]:
@@ -569,4 +611,17 @@ def _session_list(response: httpx.Response) -> list[Session]:
         raise Retryable("the reply was not a list of sessions") from error
 
 
-__all__ = ["Config", "KeyferryClient", "KeyferryError", "Session"]
+def _proxied(response: httpx.Response) -> ProxiedResponse:
+    try:
+        match _json_object(response):
+            case {"status": int(status), "headers": dict(headers), "body": str(text)}:
+                return ProxiedResponse(status, headers, text.encode("utf-8"))
+            case {"status": int(status), "headers": dict(headers), "body_base64": str(encoded)}:
+                return ProxiedResponse(status, headers, base64.b64decode(encoded, validate=True))
+    except ValueError:  # no text, or no Base64
+        pass
+    # Status 200 and something else: a captive portal, as for tokens.
+    raise Retryable("the reply was not an upstream's answer")
+
+
+__all__ = ["Config", "KeyferryClient", "KeyferryError", "ProxiedResponse", "Session"]
