@@ -93,18 +93,35 @@ def test_the_operator_adds_and_retires_client_keys(
 ) -> None:
     lines: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(logger, "info", lambda message, extra: lines.append((message, extra)))
-    add = {"command": "keyring.add_client", "key_id": "k2", "client_id": "ios"}
+    add = {
+        "command": "keyring.add_client",
+        "key_id": "k2",
+        "client_id": "ios",
+        "operator": "ben",
+    }
     retire = {"command": "keyring.retire_client", "key_id": "id"}
     about: dict[str, Any]
     for written in (True, False):
         answer = function.command(add)
         assert answer["result"]["clients"] == {"id": "ios", "k2": "ios"}
         assert answer["result"]["template_clients"] == {"id": "ios"}
-        about = {"action": "added", "client_key_id": "k2", "client_id": "ios", "written": written}
+        about = {
+            "action": "added",
+            "client_key_id": "k2",
+            "client_id": "ios",
+            "written": written,
+            "operator": "ben",
+        }
         assert lines[-1] == ("client key", about)
     for written in (True, False):
         assert function.command(retire)["result"]["clients"] == {"k2": "ios"}
-        about = {"action": "retired", "client_key_id": "id", "client_id": None, "written": written}
+        about = {
+            "action": "retired",
+            "client_key_id": "id",
+            "client_id": None,
+            "written": written,
+            "operator": "",
+        }
         assert lines[-1] == ("client key", about)
     assert unwrapped(cloud).clients == {"k2": "ios"}
 
@@ -125,6 +142,10 @@ def test_the_operator_adds_and_retires_client_keys(
             "invalid_request",
         ),
         ({"command": "keyring.retire_client", "key_id": "id", "more": 1}, "invalid_request"),
+        (
+            {"command": "keyring.retire_client", "key_id": "id", "operator": "a\nline"},
+            "invalid_request",
+        ),
         ({"command": "keyring.show", "key_id": "id"}, "invalid_request"),
         ({"command": "keyring.show", "kid": "x"}, "invalid_request"),
         ({"command": "keyring.revoke"}, "invalid_request"),

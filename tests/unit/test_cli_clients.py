@@ -18,7 +18,7 @@ from botocore.stub import Stubber
 
 from keyferry.keyring.unwrapped import MAX_AGE_SECONDS
 from keyferry_cli import clients as command
-from tests.unit.test_cli_commands import FakeAws, client_error, run
+from tests.unit.test_cli_commands import ARN, FakeAws, client_error, run
 
 SESSION = boto3.Session("test", "test", region_name="us-east-1")
 TODAY = date(2026, 11, 22)
@@ -70,6 +70,7 @@ class Account(FakeAws):
             },
         }
         if event["command"] != "keyring.show":
+            assert event.pop("operator") == ARN
             self.events.append(event)
             self.calls.append(event["command"])
             if self.refusal:

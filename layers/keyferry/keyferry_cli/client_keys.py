@@ -160,7 +160,7 @@ class ClientKeys:
     def admit(self, key_id: str, platform: str) -> None:
         """Tell the keyring of a key, and then put it into the platform's plan."""
         plan = self.plan(platform)
-        self.functions.keep_keyring("keyring.add_client", key_id=key_id, client_id=platform)
+        self._tell("keyring.add_client", key_id=key_id, client_id=platform)
         if key_id not in self._in_plan(plan):
             with self.functions.gateway() as gateway:
                 gateway.create_usage_plan_key(usagePlanId=plan, keyId=key_id, keyType="API_KEY")
@@ -178,7 +178,7 @@ class ClientKeys:
 
     def forget(self, key_id: str) -> None:
         """Take a key out of the keyring."""
-        self.functions.keep_keyring("keyring.retire_client", key_id=key_id)
+        self._tell("keyring.retire_client", key_id=key_id)
 
     def delete(self, key_id: str) -> None:
         """Delete a key at API Gateway, which takes it out of its plan too."""
@@ -187,6 +187,9 @@ class ClientKeys:
                 gateway.delete_api_key(apiKey=key_id)
             except gateway.exceptions.NotFoundException:
                 return  # an earlier try did it
+
+    def _tell(self, command: str, **members: str) -> None:
+        self.functions.keep_keyring(command, operator=self.functions.operator, **members)
 
     def _in_plan(self, plan: str) -> list[str]:
         with self.functions.gateway() as gateway:

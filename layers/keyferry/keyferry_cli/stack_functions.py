@@ -1,5 +1,5 @@
-"""The functions of a stack that an operator invokes, and the logs that they write, with the caller's
-own AWS credentials.
+"""The functions of a stack that an operator invokes, the logs that they write, and the API Gateway
+in front of them, with the caller's own AWS credentials.
 
 There is no administration endpoint on the internet: whoever may invoke these functions, by IAM, is
 an operator. Every way in which that fails becomes a `CommandFailed` with one line to read.
@@ -64,7 +64,7 @@ class StackFunctions:
 
     def operate(self, command: str, **arguments: object) -> dict[str, Any]:
         """The result of one command about users, keys or sessions."""
-        members = {"arguments": arguments, "operator": self._operator}
+        members = {"arguments": arguments, "operator": self.operator}
         return self._run("operator", "OperatorFunction", command, members)
 
     def keep_keyring(self, command: str, **members: object) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class StackFunctions:
         return cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
 
     @cached_property
-    def _operator(self) -> str:
+    def operator(self) -> str:
         """Who gives the commands, for the audit trail: the ARN that AWS knows the caller by. Empty
         where it cannot be had; no command fails for that."""
         if self.anonymous:

@@ -31,7 +31,7 @@ from keyferry.config import Deployment, TokenPolicy
 from keyferry.edge.telemetry import Metric, count, failure, logger
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.keyring.lifecycle import KeyMaker, Maintenance, Schedule, maintain, schedules
-from keyferry.keyring.model import Clients, Purpose
+from keyferry.keyring.model import Purpose
 from keyferry.keyring.store import KeyringStore
 
 PHYSICAL_ID: Final = "keyferry-keyring"
@@ -65,7 +65,11 @@ class KeyringProperties(BaseModel):
 
 
 class KeyringCommand(BaseModel):
-    """A direct invocation by the operator; no reply shows more of a key than its public half."""
+    """A direct invocation by the operator; no reply shows more of a key than its public half.
+
+    ``operator`` is who gives the command, in the words of that one's own tool: it is for reading the
+    log, and nothing is decided by it.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -80,6 +84,8 @@ class KeyringCommand(BaseModel):
     kid: str | None = None
     key_id: ApiKeyId | None = None
     client_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+
+    operator: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{0,512}$")] = ""
 
     @model_validator(mode="after")
     def _members_of_the_command(self) -> Self:
@@ -154,9 +160,11 @@ class RotateKeyring:
                 case KeyringCommand(
                     command="keyring.add_client", key_id=str(key), client_id=str(client)
                 ):
-                    self._operate("added", key, client, lambda clients: clients.add(key, client))
+                    done = self.maintain(operated=lambda clients: clients.add(key, client))
+                    _log("added", command, done)
                 case KeyringCommand(command="keyring.retire_client", key_id=str(key)):
-                    self._operate("retired", key, None, lambda clients: clients.retire(key))
+                    done = self.maintain(operated=lambda clients: clients.retire(key))
+                    _log("retired", command, done)
             return {"ok": True, "result": self._show()}
         except ValidationError:
             return _refused(
@@ -176,24 +184,6 @@ class RotateKeyring:
         if done.written:
             count(Metric.KEYRING_CHANGED)
         return done
-
-    def _operate(
-        self,
-        action: Literal["added", "retired"],
-        key_id: str,
-        client_id: str | None,
-        change: Callable[[Clients], Clients],
-    ) -> None:
-        done = self.maintain(operated=change)
-        logger.info(
-            "client key",
-            extra={
-                "action": action,
-                "client_key_id": key_id,
-                "client_id": client_id,
-                "written": done.written,
-            },
-        )
 
     def _show(self) -> dict[str, Any]:
         keyring = self.store.read()
@@ -220,6 +210,19 @@ class RotateKeyring:
             return {}
         properties = KeyringProperties.model_validate(request.ResourceProperties)
         return _report(self.maintain(issuer=properties.issuer, clients=properties.by_key()))
+
+
+def _log(action: Literal["added", "retired"], command: KeyringCommand, done: Maintenance) -> None:
+    logger.info(
+        "client key",
+        extra={
+            "action": action,
+            "client_key_id": command.key_id,
+            "client_id": command.client_id,
+            "written": done.written,
+            "operator": command.operator,
+        },
+    )
 
 
 def _report(done: Maintenance) -> dict[str, Any]:
