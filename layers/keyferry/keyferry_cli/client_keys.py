@@ -136,7 +136,7 @@ class ClientKeys:
                 if "items" not in page:
                     raise CommandFailed(f"API Gateway does not tell the use of {key.key_id}")
                 # For each key (there is but one), for each day: used, and left of the quota.
-                daily += [day[0] for days in page["items"].values() for day in days]
+                daily += [day[0] for log in page["items"].values() for day in log]
         used = [day for day, count in enumerate(daily) if count > 0]
         return Usage(sum(daily), begin + timedelta(days=used[-1]) if used else None)
 
