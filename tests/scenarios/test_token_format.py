@@ -159,7 +159,7 @@ class TestWrittenDown:
             for name in (
                 *("requestId", "identity.sourceIp", "httpMethod", "resourcePath", "status"),
                 *("identity.apiKeyId", "responseLatency", "error.responseType"),
-                *("tlsVersion", "xrayTraceId"),
+                *("tlsVersion", "waf.status", "xrayTraceId"),
             )
         }
         assert "DataTraceEnabled: true" not in template
