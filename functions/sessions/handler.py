@@ -1,4 +1,5 @@
-"""POST /v1/revoke, GET and DELETE /v1/sessions, DELETE /v1/sessions/{id}"""
+"""POST /v1/revoke, GET and DELETE /v1/sessions, DELETE /v1/sessions/{id}, and
+PUT /v1/device/encryption-key"""
 
 from keyferry.edge.endpoint import Route, endpoint
 from keyferry.sessions.management import SessionManagement
@@ -11,6 +12,9 @@ lambda_handler = endpoint(
         ("GET", "/v1/sessions"): Route(sessions.show, protected=True),
         ("DELETE", "/v1/sessions"): Route(sessions.end_all, protected=True),
         ("DELETE", "/v1/sessions/{id}"): Route(sessions.end_one, protected=True),
+        ("PUT", "/v1/device/encryption-key"): Route(
+            sessions.replace_encryption_key, protected=True
+        ),
     },
     keyring=sessions.keyring,
 )

@@ -38,6 +38,7 @@ from keyferry.config import DAY, TokenPolicy
 from keyferry.edge.endpoint import Route, endpoint
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.jose import base64url
+from keyferry.jose.recipient import Recipient
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.keyring.lifecycle import maintain, schedules
 from keyferry.keyring.unwrapped import UnwrappedKeyring
@@ -196,7 +197,7 @@ class SessionMachine(RuleBasedStateMachine):
             jkt=_thumbprint(self.phone),
             amr=("pwd",),
             device=Device("phone", "ios", "1"),
-            encryption_key=("x", "y"),
+            encryption_key=Recipient(EcJwk("x", "y")),
             request_id="login",
         )
         self.table.put(session)

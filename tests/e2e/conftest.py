@@ -47,13 +47,15 @@ def stack() -> Iterator[LocalStack]:
 
 @pytest.fixture(scope="session")
 def bearer_stack() -> Iterator[LocalStack]:
-    """Another stack, that admits clients without a device key and whose authorizer reads sessions."""
+    """Another stack, with what is off by default: it admits clients without a device key and RSA
+    encryption keys, and its authorizer reads sessions."""
     from keyferry_cli.local.stack import LocalStack
 
     parameters = {
         "RequireDPoP": "false",
         "AuthorizerChecksSession": "true",
         "SelfRegistration": "true",
+        "AllowRsaOaep": "true",
     }
     with LocalStack.start(progress=lambda _: None, parameters=parameters) as started:
         yield started

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.conftest import PASSWORD
-from tests.e2e.device import Device
+from tests.e2e.device import Device, jwk_of, new_key
 from tests.e2e.test_accounts import change, new_name, redeem, register
 from tests.e2e.test_federated_login import log_in, person, sign_in
 from tests.e2e.test_second_factor import code, enrol, go_on
@@ -139,6 +140,11 @@ def test_the_calls_of_every_path(
 
     warm.resource("GET", "/v1/sessions")
     count("list of own sessions", 200, lambda: warm.resource("GET", "/v1/sessions"))
+
+    renewed = {"encryption_key": jwk_of(new_key())}
+    replace = partial(warm.resource, "PUT", "/v1/device/encryption-key", json=renewed)
+    _, replaced = count("another encryption key", 200, replace)
+    assert replaced == {"UpdateItem": 1}
 
     def revoke(device: Device) -> httpx.Response:
         form = {"token": device.tokens["refresh_token"]}

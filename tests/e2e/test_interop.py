@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives import hpke
+from jwcrypto.common import base64url_decode
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK, JWKSet
 from jwcrypto.jwt import JWT
@@ -90,6 +92,20 @@ def test_jwcrypto(device: Device) -> None:
     opened.deserialize(device.keys().text, JWK(**device.private_encryption_jwk()))
     keys = JWKSet.from_json(json.dumps(jwks(device)))
     token = JWT(jwt=opened.payload.decode(), key=keys, algs=["ES256"], expected_type="JWS")
+    is_right(json.loads(token.claims), device)
+
+
+def test_hpke_of_cryptography(device: Device) -> None:
+    response = device.keys(headers={"Accept": "application/vnd.keyferry.hpke"})
+    header, enc, ciphertext = response.text.split(".")
+    suite = hpke.Suite(hpke.KEM.P256, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+    signed = suite.decrypt(
+        base64url_decode(enc) + base64url_decode(ciphertext),
+        device.encryption,
+        info=f"keyferry-hpke.{header}".encode(),
+    )
+    keys = JWKSet.from_json(json.dumps(jwks(device)))
+    token = JWT(jwt=signed.decode(), key=keys, algs=["ES256"], expected_type="JWS")
     is_right(json.loads(token.claims), device)
 
 

@@ -245,6 +245,7 @@ class TestBearerDowngrade:
             ("GET", "/v1/sessions"),
             ("DELETE", "/v1/sessions"),
             ("DELETE", f"/v1/sessions/{sid}"),
+            ("PUT", "/v1/device/encryption-key"),
         ]
         for method, path in protected:
             response = phone.call(method, path, headers=headers, proof=proof)

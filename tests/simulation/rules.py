@@ -19,6 +19,8 @@ from types import MappingProxyType
 from typing import Final
 
 from keyferry.config import DAY, TokenPolicy
+from keyferry.jose.recipient import Recipient
+from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.sessions.model import Device, Session, Status
 from keyferry.sessions.rotation import (
     FOLLOWED_POINTS,
@@ -255,7 +257,7 @@ class Keyferry(Family):
             roles=(),
             amr=("pwd",),
             device=Device("phone", "ios", "1.0"),
-            encryption_key=("x", "y"),
+            encryption_key=Recipient(EcJwk("x", "y")),
             created_at=begun,
             rotated_at=begun,
             idle_expires_at=begun + POLICY.idle_seconds,

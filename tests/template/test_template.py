@@ -47,6 +47,7 @@ KEYED_ROUTES = {
     "GET /v1/sessions",
     "DELETE /v1/sessions",
     "DELETE /v1/sessions/{id}",
+    "PUT /v1/device/encryption-key",
     "POST /v1/mfa/totp",
     "POST /v1/mfa/totp/confirm",
     "POST /v1/mfa/totp/remove",

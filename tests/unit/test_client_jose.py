@@ -5,26 +5,31 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwe, jws
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, JWKRegistry, RSAKey
 
-from keyferry_client.device import SoftwareDeviceKeys
+from keyferry_client.device import Kind, SoftwareDeviceKeys
 from keyferry_client.errors import TamperedDelivery
 from keyferry_client.jose import (
     b64decode,
     b64encode,
     concat_kdf,
     decrypt,
+    public_agreement_jwk,
     public_p256_jwk,
     thumbprint,
     verify_jwt,
 )
+
+VECTORS = Path(__file__).parents[1] / "vectors"
 
 # RFC 7518 Appendix C: Alice's ephemeral key, Bob's static key.
 ALICE = {
@@ -118,7 +123,7 @@ ALGORITHMS = ("ECDH-ES", "ECDH-ES+A256KW", "A256GCM", "A128GCM")
 
 
 def opened(token: str, device: SoftwareDeviceKeys) -> bytes:
-    return decrypt(token, kid=thumbprint(device.encryption_jwk), agree=device.agree)
+    return decrypt(token, device)
 
 
 def test_jwe_of_another_implementation_opens() -> None:
@@ -202,7 +207,116 @@ def test_ephemeral_key_off_the_curve_is_refused() -> None:
         "epk": ALICE | {"y": b64encode(b"\1" * 32)},
     }
     parts = (json.dumps(header).encode(), b"", os.urandom(12), b"ciphertext", os.urandom(16))
-    with pytest.raises(TamperedDelivery, match="not a point"):
+    with pytest.raises(TamperedDelivery, match="not a good point"):
+        opened(".".join(map(b64encode, parts)), device)
+
+
+# ── other kinds of keys ──────────────────────────────────────────────────
+
+
+def test_rfc_8037_appendix_a_6_key_agreement() -> None:
+    # The private keys stand in RFC 7748 §6.1; the epk and Z here in RFC 8037.
+    bob = "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"
+    key = x25519.X25519PrivateKey.from_private_bytes(bytes.fromhex(bob))
+    device = SoftwareDeviceKeys(ec.generate_private_key(ec.SECP256R1()), key)
+    assert device.encryption_jwk["x"] == "3p7bfXt9wbTTW2HC7OQ1Nz-DQ8hbeGdNrfx-FG-IK08"
+    epk = {"kty": "OKP", "crv": "X25519", "x": "hSDwCYkwp1R0i33ctD73Wg2_Og0mOBr066SpjqqbTmo"}
+    assert public_agreement_jwk(epk | {"kid": "ignored"}, "X25519") == epk
+    assert device.agree(epk).hex() == (
+        "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
+    )
+
+
+def test_rfc_7520_section_5_2_rsa_oaep() -> None:
+    vector = json.loads((VECTORS / "rfc7520_5_2.json").read_text(encoding="utf-8"))
+    members = RSAKey.import_key(vector["key"])
+    pem = members.as_pem(private=True).decode()
+    device = SoftwareDeviceKeys.restore(
+        SoftwareDeviceKeys.generate().export() | {"encryption": pem}
+    )
+    protected, encrypted_key, nonce, ciphertext, tag = vector["jwe"].split(".")
+    content_key = device.unwrap(b64decode(encrypted_key))
+    assert b64encode(content_key) == vector["content_encryption_key"]
+    opened = AESGCM(content_key).decrypt(
+        b64decode(nonce), b64decode(ciphertext) + b64decode(tag), protected.encode()
+    )
+    assert opened.decode() == vector["plaintext"]
+    # It is another kind of content for a key of another name, and refused as a delivery.
+    with pytest.raises(TamperedDelivery, match="another device"):
+        decrypt(vector["jwe"], device)
+
+
+def test_rfc_3394_section_4_6_key_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 bits under 256 bits, as a delivery has them: in place of a key that was agreed on."""
+    wrapping = bytes(range(32))
+    wrapped = "28c9f404c4b810f4cbccb35cfb87f8263f5786e2d80ed326cbc7f0e71a99f43bfb988b9b7a02dd21"
+    content_key = "00112233445566778899aabbccddeeff000102030405060708090a0b0c0d0e0f"
+    device = SoftwareDeviceKeys.generate(key_wrap=True)
+    monkeypatch.setattr("keyferry_client.jose.concat_kdf", lambda *_: wrapping)
+
+    def token(encrypted_key: str) -> str:
+        header = {
+            "alg": "ECDH-ES+A256KW",
+            "enc": "A256GCM",
+            "cty": "JWT",
+            "kid": thumbprint(device.encryption_jwk),
+            "epk": ALICE,
+        }
+        protected, nonce = b64encode(json.dumps(header).encode()), os.urandom(12)
+        key = AESGCM(bytes.fromhex(content_key))
+        sealed = key.encrypt(nonce, b"inner", protected.encode())
+        parts = (bytes.fromhex(encrypted_key), nonce, sealed[:-16], sealed[-16:])
+        return ".".join((protected, *map(b64encode, parts)))
+
+    assert decrypt(token(wrapped), device) == b"inner"
+    for other in ("", wrapped[:-2], "29" + wrapped[2:], wrapped + "0" * 16):
+        with pytest.raises(TamperedDelivery, match="encrypted key"):
+            decrypt(token(other), device)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kty": "EC"},
+        {"crv": "Ed25519"},
+        {"d": BOB_D},
+        {"x": b64encode(b"\0" * 33)},
+        {"x": b64encode(b"\0" * 31)},
+        {"x": 7},
+    ],
+)
+def test_public_key_that_is_not_plain_x25519_is_refused(change: dict[str, Any]) -> None:
+    epk = {"kty": "OKP", "crv": "X25519", "x": b64encode(b"\x09" + b"\0" * 31)}
+    with pytest.raises(TamperedDelivery):
+        public_agreement_jwk(epk | change, "X25519")
+
+
+@pytest.mark.parametrize("kind", ["P-256", "X25519", "RSA"])
+@pytest.mark.parametrize("part", range(5))
+def test_every_part_is_protected(kind: Kind, part: int) -> None:
+    device = SoftwareDeviceKeys.generate(kind, key_wrap=True)
+    jwk = device.encryption_jwk
+    protected = {"alg": jwk["alg"], "enc": "A256GCM", "cty": "JWT", "kid": thumbprint(jwk)}
+    key = JWKRegistry.import_key({**jwk})
+    token = jwe.encrypt_compact(
+        protected, b"inner" * 9, key, algorithms=["ECDH-ES+A256KW", "RSA-OAEP", "A256GCM"]
+    )
+    assert opened(token, device) == b"inner" * 9
+    with pytest.raises(TamperedDelivery):
+        opened(flip(part)(token), device)
+
+
+def test_x25519_ephemeral_key_of_small_order_is_refused() -> None:
+    device = SoftwareDeviceKeys.generate("X25519")
+    header = {
+        "alg": "ECDH-ES",
+        "enc": "A256GCM",
+        "cty": "JWT",
+        "kid": thumbprint(device.encryption_jwk),
+        "epk": {"kty": "OKP", "crv": "X25519", "x": "A" * 43},
+    }
+    parts = (json.dumps(header).encode(), b"", os.urandom(12), b"ciphertext", os.urandom(16))
+    with pytest.raises(TamperedDelivery, match="not a good point"):
         opened(".".join(map(b64encode, parts)), device)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 from joserfc import jwe, jws
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, JWKRegistry
 
 from keyferry_client import (
     Config,
@@ -27,6 +27,7 @@ from keyferry_client import (
     SoftwareDeviceKeys,
     TamperedDelivery,
 )
+from keyferry_client.device import Kind
 from keyferry_client.jose import b64decode, json_object, thumbprint
 
 ISSUER = "https://api.example/dev"
@@ -84,6 +85,9 @@ class Server:
             return self.tokens(request)
         if path == "/v1/revoke":
             return httpx.Response(200, json={})
+        if path == "/v1/device/encryption-key":
+            self.device_jwk = json.loads(request.content)["encryption_key"]
+            return httpx.Response(200, json={"kid": thumbprint(self.device_jwk)})
         if path.startswith("/v1/sessions"):
             return self.sessions(request)
         return self.delivery(request)
@@ -140,10 +144,10 @@ class Server:
         } | self.claims
         header = {"alg": "ES256", "typ": "keyferry-keys+jwt", "kid": str(self.key.kid)}
         inner = jws.serialize_compact(header, json.dumps(claims), self.key)
-        protected = {"alg": "ECDH-ES", "enc": "A256GCM", "cty": "JWT"}
+        protected = {"alg": self.device_jwk["alg"], "enc": "A256GCM", "cty": "JWT"}
         protected["kid"] = thumbprint(self.device_jwk)
-        key = ECKey.import_key({**self.device_jwk})
-        token = jwe.encrypt_compact(protected, inner, key)
+        key = JWKRegistry.import_key({**self.device_jwk})
+        token = jwe.encrypt_compact(protected, inner, key, algorithms=[*protected.values()])
         headers = {"Content-Type": "application/jose", "ETag": '"v1"'}
         return httpx.Response(200, text=token, headers=headers)
 
@@ -678,6 +682,101 @@ def test_delivery_for_another_phone_is_detected(phone: Phone, server: Server) ->
     server.device_jwk = dict(SoftwareDeviceKeys.generate().encryption_jwk)
     with pytest.raises(TamperedDelivery):
         client.keys()
+
+
+# ── kinds of encryption keys ─────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("key_wrap", [False, True])
+@pytest.mark.parametrize("kind", ["P-256", "X25519", "RSA"])
+def test_a_device_chooses_its_key_and_how_it_is_encrypted_to(
+    server: Server, kind: Kind, key_wrap: bool
+) -> None:
+    phone = Phone(server, device=SoftwareDeviceKeys.generate(kind, key_wrap=key_wrap))
+    assert phone.logged_in().key("gemini").value == "AIza-secret"
+    wanted = "RSA-OAEP" if kind == "RSA" else "ECDH-ES" + "+A256KW" * key_wrap
+    assert server.device_jwk["alg"] == wanted
+    assert server.calls("/v1/keys/gemini")[0].headers["Accept"] == "application/jose"
+
+
+@pytest.mark.parametrize("kind", ["P-256", "X25519", "RSA"])
+def test_keys_of_every_kind_survive_export(kind: Kind) -> None:
+    device = SoftwareDeviceKeys.generate(kind, key_wrap=True)
+    restored = SoftwareDeviceKeys.restore(json.loads(json.dumps(device.export())))
+    assert restored.signing_jwk == device.signing_jwk
+    assert restored.encryption_jwk == device.encryption_jwk
+
+
+def test_whoever_asks_for_hpke_takes_nothing_else(server: Server) -> None:
+    config = Config(ISSUER, client_id="ios", client_key="client-key", hpke=True)
+    client = Phone(server, config=config).logged_in()
+    with pytest.raises(TamperedDelivery):
+        client.key("gemini")
+    accepted = server.calls("/v1/keys/gemini")[0].headers["Accept"]
+    assert accepted == "application/vnd.keyferry.hpke"
+
+
+# ── replacing the encryption key ─────────────────────────────────────────
+
+
+def test_keys_come_to_the_new_key(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    client.keys()
+    phone.device.renew_encryption_key("X25519")
+    client.replace_encryption_key()
+    (request,) = server.calls("/v1/device/encryption-key")
+    assert request.method == "PUT"
+    assert json.loads(request.content) == {"encryption_key": dict(phone.device.encryption_jwk)}
+    assert "ath" in server.proof(request)
+    # What was delivered to the old key is not what is asked about from now on.
+    assert client.keys()["gemini"].value == "AIza-secret"
+    assert "If-None-Match" not in server.requests[-1].headers
+
+
+def test_delivery_to_the_old_key_is_refused(phone: Phone) -> None:
+    client = phone.logged_in()
+    phone.device.renew_encryption_key()
+    with pytest.raises(TamperedDelivery, match="another device"):
+        client.keys()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lost,
+        answer(503, {"error": "temporarily_unavailable"}),
+        answer(200, {}),
+        answer(200, {"kid": "of another key"}),
+        answer(200, ["welcome"]),
+    ],
+)
+def test_replacement_without_its_answer_may_be_repeated(
+    phone: Phone, server: Server, reply: Reply
+) -> None:
+    client = phone.logged_in()
+    phone.device.renew_encryption_key()
+    server.next_replies.append(reply)
+    with pytest.raises(Retryable):
+        client.replace_encryption_key()
+    client.replace_encryption_key()
+    assert client.key("gemini").value == "AIza-secret"
+
+
+def test_second_replacement_within_a_second_is_to_be_repeated(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    demand = answer(401, {"error": "use_dpop_nonce"}, **{"DPoP-Nonce": "n"})
+    server.next_replies += [demand, demand]
+    with pytest.raises(Retryable) as asked:
+        client.replace_encryption_key()
+    assert asked.value.retry_after == 1.0
+    assert len(server.calls("/v1/device/encryption-key")) == 2
+
+
+def test_refused_replacement_is_told(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    server.next_replies.append(answer(400, {"error": "invalid_request"}))
+    with pytest.raises(Rejected, match="invalid_request"):
+        client.replace_encryption_key()
 
 
 # ── sessions ─────────────────────────────────────────────────────────────

@@ -18,7 +18,8 @@ from keyferry.edge.request import FORM, JSON, Headers, Request
 from keyferry.keyring.rotate import CustomResourceRequest, KeyringCommand, KeyringProperties
 from keyferry.operator.commands import Invocation, Operator
 from keyferry.operator.key_commands import KEY_COMMANDS
-from keyferry.sessions.management import RevocationRequest
+from keyferry.sessions import encryption_key
+from keyferry.sessions.management import EncryptionKeyRequest, RevocationRequest
 from keyferry.sessions.refresh import RefreshRequest
 from keyferry.users.accounts import PasswordRequest, RedeemRequest, RegisterRequest
 
@@ -156,6 +157,13 @@ def test_the_body_of_a_revocation() -> None:
     event = read(ROOT / "events" / "sessions" / "revoke.json")
     fields = Request.from_event(event, invocation_id="i").fields(FORM, JSON)
     assert re.fullmatch(r"kfr_[A-Za-z0-9_-]{124}", RevocationRequest.model_validate(fields).token)
+
+
+def test_the_body_of_a_replacement_is_a_key() -> None:
+    event = read(ROOT / "events" / "sessions" / "replace_encryption_key.json")
+    fields = Request.from_event(event, invocation_id="i").fields(JSON)
+    members = EncryptionKeyRequest.model_validate(fields).encryption_key
+    assert encryption_key.read(members, allow_rsa=False).alg == "ECDH-ES"
 
 
 @pytest.mark.parametrize("path", of("authorizer"))

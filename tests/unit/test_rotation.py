@@ -6,6 +6,8 @@ from itertools import product
 import pytest
 
 from keyferry.config import DAY
+from keyferry.jose.recipient import Recipient
+from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.sessions.model import Device, Session, Status
 from keyferry.sessions.rotation import (
     BEARER_RETRIES_PER_DAY,
@@ -35,7 +37,7 @@ ROW = Session(
     roles=("user",),
     amr=("pwd",),
     device=Device("phone", "ios", "1.0"),
-    encryption_key=("x", "y"),
+    encryption_key=Recipient(EcJwk("x", "y")),
     created_at=NOW - 1000,
     rotated_at=NOW - 100,
     idle_expires_at=NOW + 100,

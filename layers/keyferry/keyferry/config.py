@@ -23,6 +23,11 @@ class Deployment:
         return cls(app=environ["KEYFERRY_APP"], stage=environ["KEYFERRY_STAGE"])
 
 
+def allows_rsa_oaep(environ: Mapping[str, str]) -> bool:
+    """Whether a device's encryption key may be an RSA key. Only the exact word allows it."""
+    return environ["KEYFERRY_ALLOW_RSA_OAEP"] == "true"
+
+
 @dataclass(frozen=True, slots=True)
 class TokenPolicy:
     """Lifetimes in seconds, and whether bearer clients are admitted."""

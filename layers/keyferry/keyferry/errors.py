@@ -55,6 +55,7 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         # 403 and a code of its own: invalid_grant would read as the end of the session.
         "wrong_password": ErrorKind(403, "The current password is not right."),
         "registration_closed": ErrorKind(404, "New users are let in by invitation only."),
+        "not_acceptable": ErrorKind(406, "The encryption key can not receive what is accepted."),
         "username_taken": ErrorKind(409, "This user name is not available."),
         "payload_too_large": ErrorKind(413, "The request body is larger than 16 KiB."),
         "unsupported_media_type": ErrorKind(415, "The request body's media type is not accepted."),

@@ -1,8 +1,8 @@
 """The reference client of Keyferry: what a phone does, in Python, to be read and ported.
 
 Read in this order: `device` (the two key pairs), `dpop` (proofs), `client` (login, refresh, keys,
-sessions), `delivery` and `jose` (what it takes to trust a delivered key), `discovery`, `state`,
-`errors`.
+sessions), `delivery`, `jose` and `hpke` (what it takes to trust a delivered key), `discovery`,
+`state`, `errors`.
 """
 
 from .client import Config, KeyferryClient, Session

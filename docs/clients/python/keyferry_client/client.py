@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
+from . import hpke
 from .delivery import TYP, DeliveredKey, Expected, open_delivery
 from .device import DeviceKeys
 from .discovery import Discovery
@@ -49,6 +50,11 @@ class Config:
     timeout: float = 10.0
     attempts: int = 3
     """How often a refresh is sent when replies are lost, before the app hears `Retryable`."""
+
+    hpke: bool = False
+    """Whether to ask for deliveries as HPKE (RFC 9180) and not as JWE: where the platform has the one
+    and not the other. An RSA key can not receive them.
+    """
 
     longest_wait: float = 5.0
     """A `Retry-After` beyond this is the app's business: it is raised, not slept."""
@@ -249,10 +255,10 @@ class KeyferryClient:
         cached = self._deliveries.get(place)
         if cached and self._clock() < cached.fresh_until:
             return cached.keys
-        headers = {"Accept": "application/jose"}
+        headers = {"Accept": hpke.MEDIA_TYPE if self._config.hpke else "application/jose"}
         if cached and cached.etag:
             headers["If-None-Match"] = cached.etag
-        exchange = self._send_authorized("GET", url, headers)
+        exchange = self._send_authorized("GET", url, headers=headers)
         if cached and exchange.response.status_code == 304:
             # A 304 carries no signature. It can only prolong what this process has itself opened
             # and verified.
@@ -278,7 +284,28 @@ class KeyferryClient:
             self._device,
             expected,
             signing_key=lambda token: self._discovery.key_for(token, typ=TYP),
+            hpke=self._config.hpke,
         )
+
+    def replace_encryption_key(self) -> None:
+        """Have keys delivered to the encryption key that this device has now: it was lost with a
+        reinstallation or a migration, and is a new one.
+
+        After `Retryable` call it again: the same key may be sent any number of times. Until the
+        server has heard of it, deliveries are to the old key, and `TamperedDelivery` here.
+        """
+        jwk = self._device.encryption_jwk
+        url = f"{self._issuer}/v1/device/encryption-key"
+        try:
+            exchange = self._send_authorized("PUT", url, json={"encryption_key": dict(jwk)})
+        except Rejected as error:
+            if error.code != "use_dpop_nonce":
+                raise
+            # The server counts in seconds, and has replaced the key in this very one.
+            raise Retryable("the key was replaced a moment ago", retry_after=1.0) from error
+        if _json_object(exchange.response).get("kid") != thumbprint(jwk):
+            raise Retryable("the reply does not name the key")
+        self._deliveries.clear()
 
     # ── sessions ────────────────────────────────────────────────────────────
 
@@ -334,17 +361,22 @@ class KeyferryClient:
     # ── one request ────────────────────────────────────────────────────────────
 
     def _send_authorized(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: Mapping[str, Any] | None = None,
     ) -> Exchange:
         """A request with the access token, and once more with a new one if that is too old."""
         token = self.access_token()
         try:
-            return self._send(method, url, headers=headers, access_token=token)
+            return self._send(method, url, headers=headers, json=json, access_token=token)
         except Rejected as error:
             if error.code != "invalid_token":
                 raise
         token = self.refresh(instead_of=token).access_token
-        return self._send(method, url, headers=headers, access_token=token)
+        return self._send(method, url, headers=headers, json=json, access_token=token)
 
     def _send(
         self,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from .device import DeviceKeys
 from .errors import TamperedDelivery
-from .jose import PublicJwk, decrypt, thumbprint, verify_jwt
+from .hpke import open_sealed
+from .jose import PublicJwk, decrypt, verify_jwt
 
 TYP = "keyferry-keys+jwt"
 
@@ -42,15 +43,17 @@ def open_delivery(
     expected: Expected,
     *,
     signing_key: Callable[[str], PublicJwk],
+    hpke: bool = False,
 ) -> dict[str, DeliveredKey]:
     """The keys of one delivery, or `TamperedDelivery`.
 
+    `hpke` says which of the two envelopes was asked for; the other one is refused.
     `signing_key` finds the public key of the inner JWT. A delivery has no `exp`: `proof_jti` proves
     that it was signed after the request was sent, so it is no older than that, and the HTTP
     time-out bounds how long it can have been held back. No clock of this device is asked.
     """
-    kid = thumbprint(device.encryption_jwk)
-    inner = decrypt(token, kid=kid, agree=device.agree).decode("utf-8", errors="replace")
+    opened = open_sealed(token, device) if hpke else decrypt(token, device)
+    inner = opened.decode("utf-8", errors="replace")
     # Encryption alone proves nothing about the sender: anybody can encrypt to a public key. The
     # signature does.
     claims = verify_jwt(inner, typ=TYP, jwk=signing_key(inner))

@@ -1,8 +1,8 @@
 """The JOSE that a phone needs: thumbprints, one key derivation, one decryption, one verification.
 
-Everything here is short because the algorithms are pinned: ES256 signatures (RFC 7518 §3.4) and
-ECDH-ES with A256GCM on P-256 (RFC 7518 §4.6, §5.3). An algorithm named by the other side is
-compared, never obeyed.
+Everything here is short because the algorithms are pinned: ES256 signatures (RFC 7518 §3.4), and
+A256GCM (§5.3) under the one key management algorithm that the device has registered (§4). A port
+needs that one only. An algorithm named by the other side is compared, never obeyed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
@@ -25,7 +26,22 @@ from .errors import TamperedDelivery
 PublicJwk = Mapping[str, str]
 
 # RFC 7638 §3.2, in the order of §3.3.
-_REQUIRED_MEMBERS = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
+_REQUIRED_MEMBERS = {
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+    "RSA": ("e", "kty", "n"),
+}
+
+
+class Recipient(Protocol):
+    """What decryption takes of `DeviceKeys`."""
+
+    @property
+    def encryption_jwk(self) -> PublicJwk: ...
+
+    def agree(self, public: PublicJwk) -> bytes: ...
+
+    def unwrap(self, encrypted_key: bytes) -> bytes: ...
 
 
 def b64encode(data: bytes) -> str:
@@ -104,41 +120,75 @@ def public_p256_jwk(value: object) -> dict[str, str]:
     return {name: value[name] for name in ("kty", "crv", "x", "y")}
 
 
-def decrypt(token: str, *, kid: str, agree: Callable[[PublicJwk], bytes]) -> bytes:
-    """Open a compact JWE (RFC 7516 §3.1) that was encrypted to the key named `kid`.
+def public_agreement_jwk(value: object, crv: str) -> PublicJwk:
+    """An ephemeral public key from the other side, on the curve that this device uses."""
+    if crv == "P-256":
+        return public_p256_jwk(value)
+    if (
+        not isinstance(value, dict)
+        or value.get("kty") != "OKP"
+        or value.get("crv") != "X25519"
+        or "d" in value
+    ):
+        raise TamperedDelivery("not an X25519 public key")
+    x = value.get("x")
+    if not isinstance(x, str) or len(b64decode(x)) != 32:
+        raise TamperedDelivery("an X25519 public key has 32 bytes")
+    return {"kty": "OKP", "crv": "X25519", "x": x}
 
-    `agree` is the one step that happens inside the secure hardware: ECDH between the device's
-    private key and the ephemeral public key, giving the 32-byte x coordinate.
+
+def decrypt(token: str, device: Recipient) -> bytes:
+    """Open a compact JWE (RFC 7516 §3.1) that was encrypted to this device in the one way that its
+    `encryption_jwk` names.
     """
     try:
-        protected, encrypted_key, nonce, ciphertext, tag = token.split(".")
+        protected, *rest = token.split(".")
+        encrypted_key, nonce, ciphertext, tag = map(b64decode, rest)
     except ValueError as error:
         raise TamperedDelivery("not a compact JWE") from error
     header = json_object(b64decode(protected))
-    expected = {"alg": "ECDH-ES", "enc": "A256GCM", "cty": "JWT", "kid": kid}
+    jwk = device.encryption_jwk
+    expected = {"alg": jwk["alg"], "enc": "A256GCM", "cty": "JWT", "kid": thumbprint(jwk)}
     if {name: header.get(name) for name in expected} != expected:
         raise TamperedDelivery("encrypted with another algorithm or to another device")
     # Nothing else is understood: no "zip" (compression leaks), no "crit" (RFC 7516 §4.1.13).
-    if header.keys() - expected.keys() - {"epk", "typ"}:
+    ephemeral = {"epk"} if jwk["alg"].startswith("ECDH-ES") else set()
+    if header.keys() - expected.keys() - ephemeral - {"typ"}:
         raise TamperedDelivery("unexpected JWE header")
-    # With direct key agreement the second part is empty (RFC 7518 §4.6).
-    if encrypted_key:
-        raise TamperedDelivery("unexpected encrypted key")
-    if len(b64decode(nonce)) != 12 or len(b64decode(tag)) != 16:
+    if len(nonce) != 12 or len(tag) != 16:
         raise TamperedDelivery("wrong nonce or tag length")
-    try:
-        shared_secret = agree(public_p256_jwk(header.get("epk")))
-    except ValueError as error:
-        # A point off the curve would leak bits of the private key; the library refuses it.
-        raise TamperedDelivery("the ephemeral key is not a point on P-256") from error
-    key = concat_kdf(shared_secret, "A256GCM", 256)
+    key = _content_key(header.get("epk"), encrypted_key, device)
+    if len(key) != 32:
+        raise TamperedDelivery("wrong key length")
     try:
         # The protected header as received is the additional authenticated data (RFC 7516 §5.2).
-        return AESGCM(key).decrypt(
-            b64decode(nonce), b64decode(ciphertext) + b64decode(tag), protected.encode()
-        )
+        return AESGCM(key).decrypt(nonce, ciphertext + tag, protected.encode())
     except InvalidTag as error:
         raise TamperedDelivery("the ciphertext was altered") from error
+
+
+def _content_key(epk: object, encrypted_key: bytes, device: Recipient) -> bytes:
+    jwk = device.encryption_jwk
+    if jwk["alg"] == "RSA-OAEP":
+        try:
+            return device.unwrap(encrypted_key)
+        except ValueError as error:
+            raise TamperedDelivery("the encrypted key does not open") from error
+    try:
+        shared_secret = device.agree(public_agreement_jwk(epk, jwk["crv"]))
+    except ValueError as error:
+        # A point off the curve would leak bits of the private key; the library refuses it.
+        raise TamperedDelivery("the ephemeral key is not a good point on the curve") from error
+    if jwk["alg"] == "ECDH-ES":
+        # With direct key agreement the second part is empty (RFC 7518 §4.6).
+        if encrypted_key:
+            raise TamperedDelivery("unexpected encrypted key")
+        return concat_kdf(shared_secret, "A256GCM", 256)
+    try:
+        # RFC 7518 §4.6.2: here the derived key is named by `alg`.
+        return aes_key_unwrap(concat_kdf(shared_secret, jwk["alg"], 256), encrypted_key)
+    except InvalidUnwrap as error:
+        raise TamperedDelivery("the encrypted key was altered") from error
 
 
 def jwt_kid(token: str, *, typ: str) -> str:

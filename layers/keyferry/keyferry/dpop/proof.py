@@ -13,7 +13,7 @@ from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.errors import RequestRefused
 from keyferry.jose import base64url, rfc7515_jws
 from keyferry.jose.rfc7515_jws import Jws
-from keyferry.jose.rfc7517_jwk import EcJwk, OkpJwk
+from keyferry.jose.rfc7517_jwk import EcJwk, Ed25519Jwk
 from keyferry.jose.strict_json import loads_object
 
 MAX_PROOF_LENGTH: Final = 4096
@@ -94,7 +94,7 @@ def _verified_thumbprint(jws: Jws) -> str:
     if not isinstance(members, dict):
         raise ValueError("jwk is missing")
     if members.get("kty") == "OKP":
-        okp = OkpJwk.from_members(members, use="sig")
+        okp = Ed25519Jwk.from_members(members, use="sig")
         verified, thumbprint = jws.verify_eddsa(okp.key()), okp.thumbprint()
     else:
         ec = EcJwk.from_members(members, use="sig")

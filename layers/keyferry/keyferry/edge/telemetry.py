@@ -31,6 +31,7 @@ class Metric(StrEnum):
     SECOND_FACTOR_REQUIRED = "SecondFactorRequired"
     LOGIN_THROTTLED = "LoginThrottled"
     SESSION_ENDED = "SessionEnded"
+    ENCRYPTION_KEY_REPLACED = "EncryptionKeyReplaced"
     REFRESH_ROTATED = "RefreshRotated"
     REFRESH_RETRIED = "RefreshRetried"
     REFRESH_REUSE_DETECTED = "RefreshReuseDetected"

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from keyferry import __version__, clock
 from keyferry.edge.telemetry import logger
 from keyferry.errors import Unavailable
-from keyferry.jose.rfc7517_jwk import EcJwk, OkpJwk, RsaJwk
+from keyferry.jose.rfc7517_jwk import EcJwk, Ed25519Jwk, RsaJwk
 from keyferry.jose.strict_json import loads_object
 
 if TYPE_CHECKING:
@@ -334,6 +334,6 @@ def _typed(members: Mapping[str, Any]) -> tuple[str, PublicKey]:
         case "EC":
             return "ES256", EcJwk.from_members(members, use="sig").key()
         case "OKP":
-            return "EdDSA", OkpJwk.from_members(members, use="sig").key()
+            return "EdDSA", Ed25519Jwk.from_members(members, use="sig").key()
         case _:
             raise ValueError("key type not accepted")

@@ -1,8 +1,9 @@
-"""JWE compact serialisation (RFC 7516) with ``ECDH-ES`` on P-256 and ``A256GCM``.
+"""JWE compact serialisation (RFC 7516) with ``A256GCM`` and the key management that the device asked
+for: ``ECDH-ES`` on P-256 unless it said otherwise, as that is the one curve that both Android Keystore
+and Secure Enclave agree on in hardware.
 
-P-256 because it is the one curve that both Android Keystore and Secure Enclave agree on in
-hardware. No ``zip`` (RFC 8725 §3.6) and no ``apu``/``apv``: the recipient's thumbprint stands in
-the protected header, which is the additional data of the encryption anyway.
+No ``zip`` (RFC 8725 §3.6) and no ``apu``/``apv``: the recipient's thumbprint stands in the protected
+header, which is the additional data of the encryption anyway.
 """
 
 from __future__ import annotations
@@ -10,55 +11,60 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from keyferry.jose import base64url
-from keyferry.jose.rfc7517_jwk import EcJwk
+from keyferry.jose.agreement import agree
+from keyferry.jose.recipient import Recipient
+from keyferry.jose.rfc7517_jwk import RsaJwk
 
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 _CEK_BITS: Final = 256
-# The order of the P-256 group (SEC 2 §2.4.2).
-_P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+# RFC 7518 §4.3: the default parameters of RFC 8017 A.2.1, which are SHA-1 in both places.
+_OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
 
 
-def encrypt(plaintext: bytes, recipient: EcJwk, *, cty: str, random: Callable[[int], bytes]) -> str:
+def encrypt(
+    plaintext: bytes, recipient: Recipient, *, cty: str, random: Callable[[int], bytes]
+) -> str:
     """Encrypt to ``recipient``, whose thumbprint becomes ``kid``.
 
-    ``random`` must be `os.urandom` in production. The ephemeral key comes from it too, and not from
-    OpenSSL's generator, whose state two microVMs restored from one SnapStart snapshot would share.
+    ``random`` must be `os.urandom` in production; ephemeral keys come from it too (`agreement.agree`).
     """
-    return _encrypt_from_parts(
-        plaintext, recipient, cty=cty, ephemeral=_scalar(random), nonce=random(_NONCE_BYTES)
-    )
-
-
-def _encrypt_from_parts(
-    plaintext: bytes,
-    recipient: EcJwk,
-    *,
-    cty: str,
-    ephemeral: ec.EllipticCurvePrivateKey,
-    nonce: bytes,
-) -> str:
-    """The deterministic half of `encrypt`, so that it can be held against published values."""
-    header = {
-        "alg": "ECDH-ES",
+    header: dict[str, Any] = {
+        "alg": recipient.alg,
         "enc": "A256GCM",
         "cty": cty,
         "kid": recipient.thumbprint(),
-        "epk": EcJwk.from_key(ephemeral.public_key()).members(),
     }
+    jwk = recipient.jwk
+    if isinstance(jwk, RsaJwk):
+        cek = random(_CEK_BITS // 8)
+        # The seed of OAEP is OpenSSL's, which can not be given one. Were it to come twice out of one
+        # snapshot, the padded messages would still differ, as their content keys are drawn here, and
+        # RSA hides how: only equal keys under equal seeds would show.
+        encrypted_key = jwk.key().encrypt(cek, _OAEP)
+    else:
+        epk, shared_secret = agree(jwk, random)
+        header["epk"] = epk.members()
+        if recipient.alg == "ECDH-ES":
+            # The agreed key is the key, and there is none to send (RFC 7516 §5.1 step 5).
+            cek = concat_kdf(shared_secret, algorithm="A256GCM")
+            encrypted_key = b""
+        else:
+            cek = random(_CEK_BITS // 8)
+            encrypted_key = aes_key_wrap(concat_kdf(shared_secret, algorithm=recipient.alg), cek)
     protected = base64url.encode(json.dumps(header, separators=(",", ":")).encode("ascii"))
-    key = concat_kdf(ephemeral.exchange(ec.ECDH(), recipient.key()), algorithm="A256GCM")
-    sealed = AESGCM(key).encrypt(nonce, plaintext, protected.encode("ascii"))
-    ciphertext, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
-    # The second part, the encrypted key, is empty in direct key agreement (RFC 7516 §5.1 step 5).
-    encoded = (base64url.encode(nonce), base64url.encode(ciphertext), base64url.encode(tag))
-    return f"{protected}..{'.'.join(encoded)}"
+    nonce = random(_NONCE_BYTES)
+    sealed = AESGCM(cek).encrypt(nonce, plaintext, protected.encode("ascii"))
+    parts = (encrypted_key, nonce, sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:])
+    return ".".join((protected, *map(base64url.encode, parts)))
 
 
 def concat_kdf(
@@ -83,10 +89,3 @@ def concat_kdf(
         + bits.to_bytes(4, "big")
     )
     return hashlib.sha256(b"\x00\x00\x00\x01" + shared_secret + other_info).digest()[: bits // 8]
-
-
-def _scalar(random: Callable[[int], bytes]) -> ec.EllipticCurvePrivateKey:
-    # Rejection keeps the scalar uniform (FIPS 186-5 A.2.2); a second draw happens once in 2^32.
-    while not 0 < (value := int.from_bytes(random(32), "big")) < _P256_ORDER:
-        continue
-    return ec.derive_private_key(value, ec.SECP256R1())

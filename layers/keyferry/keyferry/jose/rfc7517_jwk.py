@@ -1,4 +1,5 @@
-"""Public keys as JWK (RFC 7517): P-256 (RFC 7518 §6.2), Ed25519 (RFC 8037), RSA (RFC 7518 §6.3)."""
+"""Public keys as JWK (RFC 7517): P-256 (RFC 7518 §6.2), Ed25519 and X25519 (RFC 8037), RSA (RFC 7518
+§6.3)."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 
 from keyferry.jose import base64url
 
 COORDINATE_BYTES: Final = 32
-"""Length of a P-256 coordinate, and of an Ed25519 public key, in bytes."""
+"""Length of a P-256 coordinate, and of an Ed25519 or X25519 public key, in bytes."""
 
 MIN_RSA_BITS: Final = 2048
 """RFC 7518 §3.3."""
@@ -27,6 +28,14 @@ _KEY_OPS: Final[Mapping[Use, tuple[str, ...]]] = {
     "sig": ("verify",),
     "enc": ("deriveKey", "deriveBits"),
 }
+_RSA_KEY_OPS: Final[Mapping[Use, tuple[str, ...]]] = {
+    "sig": ("verify",),
+    "enc": ("encrypt", "wrapKey"),
+}
+
+_X25519_PRIME: Final = 2**255 - 19
+# Any key will do: what it agrees on with a point of small order is zero, which OpenSSL refuses.
+_X25519_PROBE: Final = x25519.X25519PrivateKey.from_private_bytes(bytes(COORDINATE_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +72,7 @@ class EcJwk:
 
     def key(self) -> ec.EllipticCurvePublicKey:
         """Raise `ValueError` when the point is not on the curve."""
-        point = b"\x04" + base64url.decode(self.x) + base64url.decode(self.y)
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.octets())
 
     def thumbprint(self) -> str:
         """The RFC 7638 SHA-256 thumbprint, base64url."""
@@ -74,9 +82,13 @@ class EcJwk:
     def members(self) -> dict[str, str]:
         return {"kty": "EC", "crv": "P-256", "x": self.x, "y": self.y}
 
+    def octets(self) -> bytes:
+        """The uncompressed point (SEC 1 §2.3.3), 65 bytes."""
+        return b"\x04" + base64url.decode(self.x) + base64url.decode(self.y)
+
 
 @dataclass(frozen=True, slots=True)
-class OkpJwk:
+class Ed25519Jwk:
     """An Ed25519 public key. ``x`` is base64url of exactly 32 bytes."""
 
     x: str
@@ -97,6 +109,51 @@ class OkpJwk:
         """The RFC 8037 Appendix A.3 thumbprint, base64url."""
         canonical = f'{{"crv":"Ed25519","kty":"OKP","x":"{self.x}"}}'
         return base64url.encode(hashlib.sha256(canonical.encode("ascii")).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class X25519Jwk:
+    """An X25519 public key. ``x`` is base64url of exactly 32 bytes."""
+
+    x: str
+
+    @classmethod
+    def from_key(cls, key: x25519.X25519PublicKey) -> Self:
+        return cls(x=base64url.encode(key.public_bytes_raw()))
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any], *, use: Use) -> Self:
+        """Raise `ValueError` as `EcJwk.from_members` does, and for a coordinate that is not reduced.
+
+        RFC 7748 §5 takes those too, but they would give one key several RFC 7638 thumbprints.
+        That the point is not one of small order is checked by `key`.
+        """
+        _require(members, kty="OKP", crv="X25519", use=use)
+        jwk = cls(x=_text(members, "x"))
+        if len(jwk.octets()) != COORDINATE_BYTES:
+            raise ValueError("public key of the wrong length")
+        if int.from_bytes(jwk.octets(), "little") >= _X25519_PRIME:
+            raise ValueError("coordinate not reduced")
+        return jwk
+
+    def key(self) -> x25519.X25519PublicKey:
+        """Raise `ValueError` when the point is of small order (RFC 7748 §6.1): whoever sent such a
+        key would agree with everybody on a secret that everybody knows."""
+        key = x25519.X25519PublicKey.from_public_bytes(self.octets())
+        _X25519_PROBE.exchange(key)
+        return key
+
+    def thumbprint(self) -> str:
+        """The RFC 7638 thumbprint with the members of RFC 8037 §2, base64url."""
+        canonical = f'{{"crv":"X25519","kty":"OKP","x":"{self.x}"}}'
+        return base64url.encode(hashlib.sha256(canonical.encode("ascii")).digest())
+
+    def members(self) -> dict[str, str]:
+        return {"kty": "OKP", "crv": "X25519", "x": self.x}
+
+    def octets(self) -> bytes:
+        """The u-coordinate (RFC 7748 §5), 32 bytes."""
+        return base64url.decode(self.x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +181,14 @@ class RsaJwk:
         """Raise `ValueError` when the two are not an RSA public key."""
         return self._numbers().public_key()
 
+    def thumbprint(self) -> str:
+        """The RFC 7638 SHA-256 thumbprint, base64url."""
+        canonical = f'{{"e":"{self.e}","kty":"RSA","n":"{self.n}"}}'
+        return base64url.encode(hashlib.sha256(canonical.encode("ascii")).digest())
+
+    def members(self) -> dict[str, str]:
+        return {"kty": "RSA", "n": self.n, "e": self.e}
+
     def _numbers(self) -> rsa.RSAPublicNumbers:
         return rsa.RSAPublicNumbers(
             e=int.from_bytes(base64url.decode(self.e), "big"),
@@ -140,10 +205,9 @@ def _require(members: Mapping[str, Any], *, kty: str, crv: str | None, use: Use)
         raise ValueError("key is for another use")
     if "key_ops" in members:
         operations = members["key_ops"]
+        accepted = (_RSA_KEY_OPS if kty == "RSA" else _KEY_OPS)[use]
         # Compared, not looked up in a set: a member of somebody else's list need not be hashable.
-        if not isinstance(operations, list) or not all(
-            each in _KEY_OPS[use] for each in operations
-        ):
+        if not isinstance(operations, list) or not all(each in accepted for each in operations):
             raise ValueError("key is for another operation")
 
 

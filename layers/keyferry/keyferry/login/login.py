@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from keyferry import aws, clock
 from keyferry.attestation.app_check import HEADER, AppCheck
-from keyferry.config import Deployment, TokenPolicy
+from keyferry.config import Deployment, TokenPolicy, allows_rsa_oaep
 from keyferry.edge import authentication
 from keyferry.edge.request import Request
 from keyferry.edge.response import Response
@@ -22,7 +22,8 @@ from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.login.by_password import PasswordLogin
 from keyferry.login.by_provider import ProviderLogin
 from keyferry.login.proof import Origin, Proved
-from keyferry.login.request import LoginRequest, encryption_key, read
+from keyferry.login.request import LoginRequest, read
+from keyferry.sessions import encryption_key
 from keyferry.sessions.grant import Grants
 from keyferry.sessions.model import Device
 from keyferry.sessions.opening import CredentialChanged, SessionOpening
@@ -45,6 +46,7 @@ class Login:
     opening: SessionOpening
     grants: Grants
     policy: TokenPolicy
+    allow_rsa_oaep: bool
     now: Callable[[], int]
 
     @classmethod
@@ -85,12 +87,13 @@ class Login:
             ),
             grants=Grants(keyring, policy, clock.now, clock.random),
             policy=policy,
+            allow_rsa_oaep=allows_rsa_oaep(environ),
             now=clock.now,
         )
 
     def __call__(self, request: Request) -> Response:
         body = read(request)
-        encryption = encryption_key(body.device)
+        recipient = encryption_key.read(body.device.encryption_key, allow_rsa=self.allow_rsa_oaep)
         origin = self._origin(request, body)
         checked = self.app_check.check(
             request.headers.one(HEADER), invocation_id=request.invocation_id
@@ -109,7 +112,7 @@ class Login:
                     platform=body.device.platform,
                     app_version=body.device.app_version,
                 ),
-                encryption_key=(encryption.x, encryption.y),
+                encryption_key=recipient,
                 attested=attested,
                 request_id=origin.invocation_id,
             )

@@ -17,7 +17,6 @@ from pydantic import (
 from keyferry.edge.request import JSON, Request
 from keyferry.errors import RequestRefused
 from keyferry.federation.id_token import MAX_LENGTH as MAX_ID_TOKEN_LENGTH
-from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.users.invitation import MAX_CODE_LENGTH
 from keyferry.users.model import MAX_USERNAME_LENGTH
 from keyferry.users.passwords import MAX_PASSWORD_BYTES
@@ -93,20 +92,6 @@ def read(request: Request) -> LoginRequest:
         raise RequestRefused(
             "invalid_request", "body is not a login request", description=_at(where)
         ) from None
-
-
-def encryption_key(device: DeviceRequest) -> EcJwk:
-    """The device's second key, checked. Raise `RequestRefused` (``invalid_request``)."""
-    try:
-        jwk = EcJwk.from_members(device.encryption_key, use="enc")
-        jwk.key()
-    except ValueError:
-        raise RequestRefused(
-            "invalid_request",
-            "encryption_key",
-            description="encryption_key must be a public P-256 JWK (RFC 7518 §6.2.1).",
-        ) from None
-    return jwk
 
 
 def _at(where: str) -> str:

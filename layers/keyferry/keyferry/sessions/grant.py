@@ -9,6 +9,7 @@ from typing import Final
 from keyferry.config import TokenPolicy
 from keyferry.edge.response import Response, of_json
 from keyferry.jose import base64url
+from keyferry.jose.recipient import Recipient
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.model import Device, Session, Status
 from keyferry.tokens import access
@@ -42,7 +43,7 @@ class Grants:
         jkt: str,
         amr: tuple[str, ...],
         device: Device,
-        encryption_key: tuple[str, str],
+        encryption_key: Recipient,
         request_id: str,
         attested: bool = False,
     ) -> tuple[Session, RefreshToken]:

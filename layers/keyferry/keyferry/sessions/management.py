@@ -1,4 +1,5 @@
-"""Ending sessions: by token (RFC 7009), and by the signed-in user who looks at a list of them.
+"""Ending sessions: by token (RFC 7009), and by the signed-in user who looks at a list of them. And
+the one thing about a session that its device may change, its encryption key.
 
 Ending one stops its refreshes and its key deliveries with the same write: both read that row.
 """
@@ -13,16 +14,19 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keyferry import aws, clock
-from keyferry.config import TokenPolicy
+from keyferry.config import TokenPolicy, allows_rsa_oaep
+from keyferry.dpop.proof import Proof
 from keyferry.edge import authentication
 from keyferry.edge.request import FORM, JSON, Request
 from keyferry.edge.response import Response, of_json
 from keyferry.edge.telemetry import Metric, count, logger
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
+from keyferry.sessions import encryption_key
 from keyferry.sessions.model import Session
-from keyferry.sessions.store import SessionStore
+from keyferry.sessions.store import KeyReplacement, SessionStore
 from keyferry.tokens import access, refresh
+from keyferry.tokens.access import AccessToken
 
 KEEP_CURRENT: Final = "current"
 
@@ -37,11 +41,20 @@ class RevocationRequest(BaseModel):
     client_id: str | None = None
 
 
+class EncryptionKeyRequest(BaseModel):
+    """The body of ``PUT /v1/device/encryption-key``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    encryption_key: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class SessionManagement:
     keyring: UnwrappedKeyring
     sessions: SessionStore
     policy: TokenPolicy
+    allow_rsa_oaep: bool
     now: Callable[[], int]
 
     @classmethod
@@ -51,6 +64,7 @@ class SessionManagement:
             keyring=UnwrappedKeyring.from_environ(dynamodb, kms, environ),
             sessions=SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"]),
             policy=TokenPolicy.from_environ(environ),
+            allow_rsa_oaep=allows_rsa_oaep(environ),
             now=clock.now,
         )
 
@@ -116,17 +130,55 @@ class SessionManagement:
         self._report(ended=ended, by="user")
         return of_json({"ended": ended})
 
-    def _own(self, request: Request) -> tuple[str, list[Session]]:
-        """The caller's session id and living sessions. An ended session may see and end nothing,
-        though its access token has minutes to live."""
+    def replace_encryption_key(self, request: Request) -> Response:
+        """``PUT /v1/device/encryption-key``: from now on keys are delivered to this one."""
         now = self.now()
+        client_id, token, proof = self._authenticate(request, now)
+        try:
+            body = EncryptionKeyRequest.model_validate(request.fields(JSON))
+        except ValidationError:
+            raise RequestRefused("invalid_request", "body is not an encryption key") from None
+        key = encryption_key.read(body.encryption_key, allow_rsa=self.allow_rsa_oaep)
+        replacement = self.sessions.replace_encryption_key(
+            token,
+            key,
+            client_id=client_id,
+            made_after=proof.made_after if proof else None,
+            now=now,
+        )
+        match replacement:
+            case KeyReplacement.REFUSED:
+                raise RequestRefused(
+                    "invalid_token", "session ended, or of another device or client"
+                )
+            case KeyReplacement.STALE:
+                raise RequestRefused(
+                    "use_dpop_nonce", "encryption key: replaced since the proof was made"
+                )
+            case KeyReplacement.REPLACED:
+                logger.info(
+                    "encryption key replaced", extra={"sid": token.sid, "kid": key.thumbprint()}
+                )
+                count(Metric.ENCRYPTION_KEY_REPLACED)
+            case KeyReplacement.UNCHANGED:
+                pass  # this very request, sent or written twice
+        return of_json({"kid": key.thumbprint()})
+
+    def _authenticate(self, request: Request, now: int) -> tuple[str, AccessToken, Proof | None]:
         client_id = authentication.client_id(request, self.keyring)
-        token, _ = authentication.authenticate(
+        token, proof = authentication.authenticate(
             request.call(self.keyring.issuer),
             self.keyring,
             now=now,
             require_dpop=self.policy.require_dpop,
         )
+        return client_id, token, proof
+
+    def _own(self, request: Request) -> tuple[str, list[Session]]:
+        """The caller's session id and living sessions. An ended session may see and end nothing,
+        though its access token has minutes to live."""
+        now = self.now()
+        client_id, token, _ = self._authenticate(request, now)
         sessions = self.sessions.living(token.sub, now=now)
         own = next((session for session in sessions if session.sid == token.sid), None)
         if own is None or own.jkt != (token.jkt or "") or own.client_id != client_id:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from keyferry.jose.recipient import Recipient
+
 
 class Status(StrEnum):
     """``logged_out`` is an ending that somebody asked for; ``compromised`` is a theft seen."""
@@ -28,7 +30,7 @@ class Session:
     """One login on one device. Times are seconds since the epoch; nothing here is a secret.
 
     ``jkt`` is the RFC 7638 thumbprint of the device key, or empty for a bearer client.
-    ``encryption_key`` is the ``x`` and ``y`` of the device's second key. ``last_request`` is the
+    ``encryption_key`` is the device's second key; the device may replace it. ``last_request`` is the
     invocation that made the last rotation. ``attested`` was settled at login and does not change.
     ``suspicion`` and ``suspected_at``, a generation, are explained at `sessions.rotation.suspicion`.
     """
@@ -45,7 +47,7 @@ class Session:
     roles: tuple[str, ...]
     amr: tuple[str, ...]
     device: Device
-    encryption_key: tuple[str, str]
+    encryption_key: Recipient
     created_at: int
     rotated_at: int
     idle_expires_at: int

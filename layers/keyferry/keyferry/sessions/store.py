@@ -14,11 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.aws import calling, write_if
 from keyferry.config import DAY
 from keyferry.errors import Unavailable
+from keyferry.jose.recipient import Recipient
+from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.sessions.model import Device, Session, Status
 from keyferry.sessions.rotation import (
     FOLLOWED_POINTS,
@@ -27,6 +30,7 @@ from keyferry.sessions.rotation import (
     decide,
     suspicion,
 )
+from keyferry.tokens.access import AccessToken
 from keyferry.tokens.refresh import MAX_GENERATION
 
 if TYPE_CHECKING:
@@ -58,6 +62,18 @@ ROTATE: Final = " AND ".join(
     )
 )
 
+MADE_SINCE_THE_LAST: Final = (
+    "(attribute_not_exists(encryption_key_set_at) OR encryption_key_set_at < :made_after)"
+)
+
+REPLACE_KEY: Final = (
+    ACTIVE,
+    SAME_DEVICE_KEY,
+    SAME_CLIENT,
+    NOT_IDLE_EXPIRED,
+    NOT_ABSOLUTELY_EXPIRED,
+)
+
 MOVE: Final = (
     "SET generation = :successor, rotated_at = :now, idle_expires_at = :idle_expires_at,"
     " expires_at = :expires_at, mac_kid = :mac_kid, last_request = :request_id"
@@ -66,6 +82,8 @@ MOVE: Final = (
 EXPIRY_MARGIN_SECONDS: Final = DAY
 """DynamoDB removes a row this long after its last token has died, so that a replay right after it
 is still told apart from junk. The code checks expiry itself: TTL is late by hours."""
+
+_RECIPIENT_ATTRIBUTES: Final = frozenset({"encryption_key", "encryption_x", "encryption_y"})
 
 _DECISIONS: Final = 5
 """How often a row may change under a decision before the request is told to come back."""
@@ -82,6 +100,16 @@ class Rotation:
     outcome: Outcome
     session: Session | None
     followed: bool = False
+
+
+class KeyReplacement(Enum):
+    """What became of a request to replace the encryption key; `SessionStore.replace_encryption_key`
+    says which is when."""
+
+    REPLACED = auto()
+    UNCHANGED = auto()
+    STALE = auto()
+    REFUSED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +154,68 @@ class SessionStore:
                 case _:
                     return Rotation(outcome, row)
         raise Unavailable("dynamodb:UpdateItem session: the row kept changing")
+
+    def replace_encryption_key(
+        self,
+        token: AccessToken,
+        key: Recipient,
+        *,
+        client_id: str,
+        made_after: int | None,
+        now: int,
+    ) -> KeyReplacement:
+        """Give the session that ``token`` names another encryption key, in one write.
+
+            the row                        the proof                       outcome
+            -----------------------------  ------------------------------  ---------
+            ended, expired, of another     any                             REFUSED
+            device key or client, or none
+            its key never replaced         any                             REPLACED
+            its key replaced before        nonce issued since then         REPLACED
+            the same, and has this key     any other                       UNCHANGED
+            the same, and has another key  any other                       STALE
+
+        ``made_after`` is the moment of our clock after which the proof was made, or None when that
+        is not known. It is what makes a recorded request worthless: once a newer one has come, its
+        proof is older than the row, and the key that it names does not come back. Without a device
+        key there is no proof, and whoever holds the access token may replace the key.
+        """
+        conditions = (*REPLACE_KEY, MADE_SINCE_THE_LAST) if token.jkt else REPLACE_KEY
+        attributes = _recipient_to_item(key)
+        others = sorted(_RECIPIENT_ATTRIBUTES - attributes.keys())
+        replaced, row = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem session",
+            TableName=self.table,
+            Key={"sub": {"S": token.sub}, "sid": {"S": token.sid}},
+            ConditionExpression=" AND ".join(conditions),
+            UpdateExpression=(
+                f"SET {', '.join(f'{name} = :{name}' for name in attributes)},"
+                f" encryption_key_set_at = :set_at REMOVE {', '.join(others)}"
+            ),
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={
+                ":active": {"S": Status.ACTIVE},
+                ":jkt": {"S": token.jkt or ""},
+                ":client_id": {"S": client_id},
+                ":now": {"N": str(now)},
+                **{f":{name}": value for name, value in attributes.items()},
+                # The nonce may be from a function whose clock is a little ahead of this one's.
+                ":set_at": {"N": str(max(now, made_after or 0))},
+                **({":made_after": {"N": str(made_after or 0)}} if token.jkt else {}),
+            },
+        )
+        if replaced:
+            return KeyReplacement.REPLACED
+        session = session_from_item(row) if row else None
+        if (
+            session is None
+            or not session.is_alive(now)
+            or session.jkt != (token.jkt or "")
+            or session.client_id != client_id
+        ):
+            return KeyReplacement.REFUSED
+        return KeyReplacement.UNCHANGED if session.encryption_key == key else KeyReplacement.STALE
 
     def end(self, sub: str, sid: str, *, request_id: str) -> bool:
         """Log a session out. Return whether it was active until now."""
@@ -350,8 +440,7 @@ def session_to_item(session: Session) -> Item:
         "device_name": {"S": session.device.name},
         "platform": {"S": session.device.platform},
         "app_version": {"S": session.device.app_version},
-        "encryption_x": {"S": session.encryption_key[0]},
-        "encryption_y": {"S": session.encryption_key[1]},
+        **_recipient_to_item(session.encryption_key),
         "created_at": {"N": str(session.created_at)},
         "rotated_at": {"N": str(session.rotated_at)},
         "idle_expires_at": {"N": str(session.idle_expires_at)},
@@ -364,6 +453,21 @@ def session_to_item(session: Session) -> Item:
         "suspicion": {"N": str(session.suspicion)},
         "suspected_at": {"N": str(session.suspected_at)},
     }
+
+
+def _recipient_to_item(recipient: Recipient) -> Item:
+    """P-256 with ECDH-ES is two attributes, as it was when there was nothing else: while a deployment
+    is under way, or is rolled back, old code and new read each other's rows."""
+    jwk = recipient.jwk
+    if isinstance(jwk, EcJwk) and recipient.alg == "ECDH-ES":
+        return {"encryption_x": {"S": jwk.x}, "encryption_y": {"S": jwk.y}}
+    return {"encryption_key": {"S": json.dumps(recipient.members(), separators=(",", ":"))}}
+
+
+def _recipient_from_item(item: Mapping[str, Any]) -> Recipient:
+    if "encryption_key" in item:
+        return Recipient.from_own(json.loads(item["encryption_key"]["S"]))
+    return Recipient(EcJwk(item["encryption_x"]["S"], item["encryption_y"]["S"]))
 
 
 def session_from_item(item: Mapping[str, Any]) -> Session:
@@ -384,7 +488,7 @@ def session_from_item(item: Mapping[str, Any]) -> Session:
             platform=item["platform"]["S"],
             app_version=item["app_version"]["S"],
         ),
-        encryption_key=(item["encryption_x"]["S"], item["encryption_y"]["S"]),
+        encryption_key=_recipient_from_item(item),
         created_at=int(item["created_at"]["N"]),
         rotated_at=int(item["rotated_at"]["N"]),
         idle_expires_at=int(item["idle_expires_at"]["N"]),

@@ -23,14 +23,14 @@ from keyferry.edge.request import Request
 from keyferry.edge.response import Response
 from keyferry.edge.telemetry import Metric, count
 from keyferry.errors import RequestRefused, Unavailable
-from keyferry.jose import base64url, rfc7515_jws, rfc7516_jwe
-from keyferry.jose.rfc7517_jwk import EcJwk
+from keyferry.jose import base64url, rfc7515_jws
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.model import Session
 from keyferry.vault import audit
 from keyferry.vault.access import Facts, Granted, decide_delivery
 from keyferry.vault.audit import Action
 from keyferry.vault.caller import CallerStore
+from keyferry.vault.device_envelope import DeviceEnvelope
 from keyferry.vault.fetch_budget import FetchBudget
 from keyferry.vault.model import KeyEntry, Manifest, is_name
 from keyferry.vault.opening import Values
@@ -149,13 +149,15 @@ class Delivery:
             audit.of_device(Action.REFUSED, session, facts, keys={}, refused=refused)
             (reason,) = selection.refused.values()
             raise RequestRefused(reason, "key withheld")
-        recipient = EcJwk(*session.encryption_key)
-        etag = self._etag(selection, recipient)
+        envelope = DeviceEnvelope.choose(
+            request.headers.values.get("accept", ()), session.encryption_key
+        )
+        cached = {"ETag": self._etag(selection, envelope), "Vary": "Accept"}
         versions = selection.versions()
-        if _matches(request.headers.one("if-none-match"), etag):
+        if _matches(request.headers.one("if-none-match"), cached["ETag"]):
             count(Metric.KEYS_NOT_MODIFIED)
             audit.of_device(Action.NOT_MODIFIED, session, facts, keys=versions, refused=refused)
-            return Response(304, content_type=None, headers={"ETag": etag})
+            return Response(304, content_type=None, headers=cached)
         wait = self.budget.take(session.sid)
         if wait:
             count(Metric.KEYS_THROTTLED)
@@ -179,10 +181,10 @@ class Delivery:
         count(Metric.KEYS_DELIVERED)
         return Response(
             200,
-            rfc7516_jwe.encrypt(signed.encode("ascii"), recipient, cty="JWT", random=self.random),
-            content_type="application/jose",
-            # Not all is there: the next request must not be told that nothing has changed.
-            headers={} if unavailable else {"ETag": etag},
+            envelope.seal(signed, random=self.random),
+            content_type=envelope.media_type,
+            # Where not all is there, the next request must not be told that nothing has changed.
+            headers={"Vary": "Accept"} if unavailable else cached,
         )
 
     def _payload(self, session: Session, proof: Proof | None, now: int) -> dict[str, Any]:
@@ -216,11 +218,11 @@ class Delivery:
             }
         return delivered, unavailable
 
-    def _etag(self, selection: Selection, recipient: EcJwk) -> str:
+    def _etag(self, selection: Selection, envelope: DeviceEnvelope) -> str:
         """A weak validator (RFC 9110 §8.8.1): the same values under the same terms for the same
         device, though each encryption of them is other bytes."""
         delivered = [
-            recipient.thumbprint(),
+            envelope.name(),
             self.budget.interval,
             [
                 [*granted.value, entry.min_version, entry.cache_seconds]
