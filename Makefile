@@ -52,7 +52,7 @@ build: python ## What `sam deploy` uploads: functions and layers for Lambda (arm
 
 lock: python ## Resolve the dependencies anew; UPGRADE=--upgrade moves to the newest versions
 	@dev=$$($(ENVIRONMENTS) dev) && $(COMPILE) -o layers/deps/requirements.txt layers/deps/requirements.in && \
-	cd tests/env && for name in dev emulator sam; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
+	cd tests/env && for name in dev emulator sam runtime; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
 
 environments: python ## Only make the environments
 	@$(ENVIRONMENTS) dev emulator sam >/dev/null

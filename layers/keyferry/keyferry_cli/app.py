@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from keyferry_cli.events import events
 from keyferry_cli.keyring import keyring
 from keyferry_cli.keys import keys
 from keyferry_cli.providers import providers
@@ -14,7 +15,7 @@ from keyferry_cli.users import users
 
 app = typer.Typer(
     name="keyferry",
-    help="Operate a Keyferry stack: users, providers, keys, sessions, keyring. Exit status: 0 done,"
+    help="Operate a Keyferry stack: users, providers, keys, sessions, keyring, sample events. Exit status: 0 done,"
     " 1 refused or failed, 2 wrong usage.",
     no_args_is_help=True,
     # A traceback could show the value of a secret.
@@ -28,6 +29,7 @@ app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 app.add_typer(keyring, name="keyring")
+app.add_typer(events, name="events")
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class StackFunctions:
         self, what: str, output: str, command: str, members: Mapping[str, object]
     ) -> dict[str, Any]:
         """``output`` is the stack's output that names the function, ``what`` the word for it."""
-        with _readable_errors(self.stack, what):
+        with readable_errors(self.stack, what):
             name = self._output(output)
             response = self.session.client("lambda", config=_INVOKE).invoke(
                 FunctionName=name, Payload=json.dumps({"command": command, **members}).encode()
@@ -94,7 +94,7 @@ def _result(what: str, name: str, response: Mapping[str, Any]) -> dict[str, Any]
 
 
 @contextmanager
-def _readable_errors(stack: str, what: str) -> Iterator[None]:
+def readable_errors(stack: str, what: str) -> Iterator[None]:
     try:
         yield
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError):
