@@ -298,9 +298,7 @@ class Replays:
     def _login(self) -> Replay:
         username, password = self.user("main")
         phone = Phone(self._api, nonce=self.signed_in.nonce)
-        return Replay(
-            phone, {"username": username, "password": password, "device": phone.device}
-        )
+        return Replay(phone, {"username": username, "password": password, "device": phone.device})
 
     def _refresh(self) -> Replay:
         phone = self.session()
@@ -342,9 +340,7 @@ class Replays:
 
     def _register(self) -> Replay:
         name = f"{SAMPLE_USER}-registered-{secrets.token_hex(4)}"
-        return Replay(
-            Phone(self._api), {"username": name, "password": secrets.token_urlsafe(18)}
-        )
+        return Replay(Phone(self._api), {"username": name, "password": secrets.token_urlsafe(18)})
 
 
 def _code(secret: str, *, steps_ahead: int = 0) -> str:
@@ -406,7 +402,7 @@ def of_custom_resource(sample: Event, api: Api) -> Event:
 
 def _headers(sample: Event, domain: str, *, now: float) -> dict[str, str]:
     trace = f"Root=1-{int(now):08x}-{secrets.token_hex(12)}"
-    return sample["headers"] | {"Host": domain, "X-Amzn-Trace-Id": trace}
+    return {**sample["headers"], "Host": domain, "X-Amzn-Trace-Id": trace}
 
 
 def _authenticate(headers: dict[str, str], phone: Phone, method: str, url: str) -> None:
@@ -418,10 +414,9 @@ def _authenticate(headers: dict[str, str], phone: Phone, method: str, url: str) 
         headers["DPoP"] = phone.proof(method, url, access_token=token)
 
 
-def _context(
-    sample: Event, api_id: str, stage: str, domain: str, *, now: float
-) -> dict[str, Any]:
-    return sample["requestContext"] | {
+def _context(sample: Event, api_id: str, stage: str, domain: str, *, now: float) -> dict[str, Any]:
+    return {
+        **sample["requestContext"],
         "apiId": api_id,
         "stage": stage,
         "domainName": domain,
@@ -441,7 +436,7 @@ def _with_members(sample: Event, members: Mapping[str, Any]) -> str | None:
     if sample["isBase64Encoded"]:
         text = base64.b64decode(text).decode()
     if sample["headers"]["Content-Type"].startswith(_JSON):
-        text = json.dumps(json.loads(text) | members)
+        text = json.dumps({**json.loads(text), **members})
     else:
-        text = urlencode(dict(parse_qsl(text, strict_parsing=True)) | members)
+        text = urlencode({**dict(parse_qsl(text, strict_parsing=True)), **members})
     return base64.b64encode(text.encode()).decode() if sample["isBase64Encoded"] else text
