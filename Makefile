@@ -5,6 +5,9 @@ PYTHON ?= python3
 PYTEST ?= -n 2
 # More for the simulation, e.g. make simulate SIMULATE='--devices 1000'
 SIMULATE ?=
+# Where `make deploy` goes to: dev or prod; and more for sam deploy, e.g. make deploy DEPLOY=--no-confirm-changeset
+STAGE ?= dev
+DEPLOY ?=
 # More for the benchmark, e.g. make bench BENCH='--rounds 1000'
 BENCH ?=
 
@@ -49,6 +52,13 @@ build: python ## What `sam deploy` uploads: functions and layers for Lambda (arm
 	@python3.13 -c '' 2>/dev/null || echo "note: no python3.13 on the PATH, so the layers ship without byte code:" \
 		"they work, but every cold start takes about twice as long" >&2
 	@sam=$$($(ENVIRONMENTS) sam) && KEYFERRY_PYTHON="$$sam/bin/python" exec "$$sam/bin/sam" build
+
+validate: python ## The template as SAM and cfn-lint see it
+	@sam=$$($(ENVIRONMENTS) sam) && exec "$$sam/bin/sam" validate --lint
+
+deploy: python ## What was built, into the AWS account at hand: make build deploy STAGE=prod
+	@sam=$$($(ENVIRONMENTS) sam) && exec "$$sam/bin/sam" deploy --stack-name keyferry-$(STAGE) \
+		--parameter-overrides Stage=$(STAGE) $(DEPLOY)
 
 lock: python ## Resolve the dependencies anew; UPGRADE=--upgrade moves to the newest versions
 	@dev=$$($(ENVIRONMENTS) dev) && $(COMPILE) -o layers/deps/requirements.txt layers/deps/requirements.in && \
