@@ -76,4 +76,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test simulate bench lint format build lock environments clean python
+.PHONY: help demo serve test simulate bench lint format build validate deploy lock environments clean python

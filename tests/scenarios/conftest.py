@@ -17,6 +17,7 @@ from tests.e2e.conftest import (  # noqa: F401 -- pytest finds fixtures by name 
     new_device,
     operator,
     stack,
+    upstream,
     username,
 )
 from tests.e2e.test_secrets import lived  # noqa: F401
