@@ -235,20 +235,16 @@ class Replays:
         self._api = api
         self._passwords: dict[str, str] = {}
         self._signed_in: Phone | None = None
-        self._key, self._roles = self._a_key()
-
-    def _a_key(self) -> tuple[str | None, list[str]]:
-        """A key that an iOS app may have by password alone, and the roles that it takes."""
-        for entry in self._functions.operate("keys.list")["keys"]:
-            policy = entry["policy"]
-            if (
-                policy
-                and {"ios", "*"} & set(policy["platforms"])
-                and not policy.get("second_factor")
-                and not policy.get("attested")
-            ):
-                return entry["name"], [role for role in policy["roles"] if role != "*"]
-        return None, []
+        keys = [each for each in functions.operate("keys.list")["keys"] if _by_password(each)]
+        delivered = [each for each in keys if not each["upstream"]]
+        proxied = [each for each in keys if each["upstream"]]
+        # One of each kind, and the roles that they take.
+        self._delivered = delivered[0]["name"] if delivered else None
+        self._proxied = proxied[0]["name"] if proxied else None
+        wanted = {
+            role for each in (*delivered[:1], *proxied[:1]) for role in each["policy"]["roles"]
+        }
+        self._roles = sorted(wanted - {"*"})
 
     def user(self, suffix: str) -> tuple[str, str]:
         """Name and new password of a sample user, without sessions and second factor."""
@@ -283,7 +279,8 @@ class Replays:
             ("POST", "/v1/login"): self._login,
             ("POST", "/v1/token"): self._refresh,
             ("POST", "/v1/revoke"): self._revoke,
-            ("GET", "/v1/keys/{name}"): self._one_key,
+            ("GET", "/v1/keys/{name}"): lambda: self._with("name", self._delivered),
+            ("POST", "/v1/proxy/{key}"): lambda: self._with("key", self._proxied),
             ("DELETE", "/v1/sessions"): lambda: Replay(self.session("ends-others")),
             ("DELETE", "/v1/sessions/{id}"): self._end_one,
             ("PUT", "/v1/device/encryption-key"): lambda: Replay(self.session()),
@@ -308,8 +305,9 @@ class Replays:
         phone = self.session()
         return Replay(phone, {"token": phone.tokens["refresh_token"]})
 
-    def _one_key(self) -> Replay:
-        return Replay(self.signed_in, path={"name": self._key} if self._key else {})
+    def _with(self, parameter: str, key: str | None) -> Replay:
+        """Without a key that will do, the sample's own, which is answered with `not_found`."""
+        return Replay(self.signed_in, path={parameter: key} if key else {})
 
     def _end_one(self) -> Replay:
         return Replay(self.signed_in, path={"id": self.session().tokens["session_id"]})
@@ -341,6 +339,14 @@ class Replays:
     def _register(self) -> Replay:
         name = f"{SAMPLE_USER}-registered-{secrets.token_hex(4)}"
         return Replay(Phone(self._api), {"username": name, "password": secrets.token_urlsafe(18)})
+
+
+def _by_password(entry: Mapping[str, Any]) -> bool:
+    """Whether an iOS app may have the key after a login by password alone, roles aside."""
+    policy = entry["policy"] or {"platforms": []}
+    return bool({"ios", "*"} & set(policy["platforms"])) and not (
+        policy["second_factor"] or policy["attested"]
+    )
 
 
 def _code(secret: str, *, steps_ahead: int = 0) -> str:

@@ -75,7 +75,7 @@ class StackFunctions:
         ``output`` is the stack's output that names the log groups. ``since`` and ``until`` are
         seconds since the epoch.
         """
-        with _readable_errors(self.stack, "operator"):
+        with readable_errors(self.stack, "operator"):
             groups = self._output(output).split(",")
             logs = self.session.client("logs", config=_DESCRIBE)
             started = logs.start_query(
