@@ -42,8 +42,9 @@ simulate: python ## Honest phones and thieves under this rotation and under othe
 bench: python ## What a delivery costs with 1, 10 and 100 keys: the table of docs/vault.md
 	@dev=$$($(ENVIRONMENTS) dev emulator) && exec "$$dev/bin/python" -m tests.bench.delivery --write docs/vault.md $(BENCH)
 
-lint: python ## Style, format and types
-	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy"
+lint: python ## Style, format, types, and the workflows of GitHub Actions
+	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy" && \
+	"$$dev/bin/zizmor" --offline --quiet .github/workflows
 
 format: python ## Let the formatter have its way
 	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check --fix . && "$$dev/bin/ruff" format .
