@@ -31,6 +31,8 @@ from keyferry_cli.live_events import (
 )
 from keyferry_cli.stack_functions import CommandFailed
 
+DEFAULT_FOLDER = Path("events/live")
+
 events = typer.Typer(help="Sample events for `sam local invoke`.", no_args_is_help=True)
 
 
@@ -42,9 +44,7 @@ def _group() -> None:
 @events.command("refresh")
 def refresh_events(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Where the events are written.")] = Path(
-        "events/live"
-    ),
+    folder: Annotated[Path, typer.Argument(help="Where the events are written.")] = DEFAULT_FOLDER,
     samples: Annotated[
         Path, typer.Option(help="The samples to start from: events/ of the repository.")
     ] = Path("events"),
@@ -60,8 +60,11 @@ def refresh_events(
     That takes users and sessions, which this makes: the users `keyferry-sample-…`, with the roles
     of one of your keys. What is written lets its reader be them: `users disable` ends that.
     """
-    found = sorted(samples.glob("*/*.json"))
-    found = [path for path in found if not path.is_relative_to(folder)]
+    found = sorted(
+        path
+        for path in samples.glob("*/*.json")
+        if path.parent not in (folder, samples / DEFAULT_FOLDER.name)
+    )
     if not found:
         raise typer.BadParameter(f"there are no events in {samples}", param_hint="--samples")
     if not yes and not typer.confirm(
