@@ -250,6 +250,21 @@ def test_the_keyring(live: Live, tmp_path: Path) -> None:
     assert answer["Status"] == "SUCCESS"
 
 
+def test_client_keys(live: Live, tmp_path: Path) -> None:
+    with runtime(live, "rotate_keyring", tmp_path / "runtime.log") as invoke:
+        # Of the samples: nobody's keys.
+        added = invoke(live.event("rotate_keyring/add_client"))
+        assert added["ok"], added
+        assert invoke(live.event("rotate_keyring/retire_client"))["error"]["error"] == "not_found"
+
+
+def test_no_event_is_left_out() -> None:
+    told = {*("schedule", "show", "rotate_now", "revoke", "custom_resource")}
+    told |= {"add_client", "retire_client"}
+    assert set(names("rotate_keyring")) == {f"rotate_keyring/{name}" for name in told}
+    assert names("authorizer") == ["authorizer/greeting"]
+
+
 @contextmanager
 def cloudformation() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Where a custom resource tells its answer, and what it has told."""
