@@ -252,10 +252,11 @@ def test_the_keyring(live: Live, tmp_path: Path) -> None:
 
 def test_client_keys(live: Live, tmp_path: Path) -> None:
     with runtime(live, "rotate_keyring", tmp_path / "runtime.log") as invoke:
-        # Of the samples: nobody's keys.
-        added = invoke(live.event("rotate_keyring/add_client"))
-        assert added["ok"], added
-        assert invoke(live.event("rotate_keyring/retire_client"))["error"]["error"] == "not_found"
+        before = invoke(live.event("rotate_keyring/show"))["result"]["clients"]
+        added = invoke(live.event("rotate_keyring/add_client"))["result"]["clients"]
+        assert added == before | {"u1v2w3x4y5": "ios"}
+        # The sample's key is none of this stack's: there is nothing to take out.
+        assert invoke(live.event("rotate_keyring/retire_client"))["result"]["clients"] == added
 
 
 def test_no_event_is_left_out() -> None:

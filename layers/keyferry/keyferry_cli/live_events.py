@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keyferry.jose import base64url
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.users import totp
-from keyferry_cli.stack_functions import CommandFailed, StackFunctions, readable_errors
+from keyferry_cli.stack_functions import CommandFailed, StackFunctions
 
 Event = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Api:
     @classmethod
     def of_stack(cls, functions: StackFunctions) -> Api:
         """Raise `CommandFailed` when AWS does not tell, or the stack is another one."""
-        with readable_errors(functions.stack, "API's"):
+        with functions.reading():
             session = functions.session
             cloudformation = session.client("cloudformation")
             stack = cloudformation.describe_stacks(StackName=functions.stack)["Stacks"][0]

@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -93,7 +93,7 @@ class StackFunctions:
         ``output`` is the stack's output that names the log groups. ``since`` and ``until`` are
         seconds since the epoch.
         """
-        with readable_errors(self.stack, "operator"):
+        with _readable_errors(self.stack, "operator"):
             groups = self._output(output).split(",")
             logs = self.session.client("logs", config=_DESCRIBE)
             started = logs.start_query(
@@ -123,11 +123,16 @@ class StackFunctions:
                     )
                 time.sleep(_POLL_SECONDS)
 
+    def reading(self) -> AbstractContextManager[None]:
+        """For calls of AWS about the stack itself: what fails in the block fails as a command
+        does."""
+        return _readable_errors(self.stack, "API's")
+
     def _run(
         self, what: str, output: str, command: str, members: Mapping[str, object]
     ) -> dict[str, Any]:
         """``output`` is the stack's output that names the function, ``what`` the word for it."""
-        with readable_errors(self.stack, what):
+        with _readable_errors(self.stack, what):
             name = self._output(output)
             response = self.session.client("lambda", config=_INVOKE).invoke(
                 FunctionName=name, Payload=json.dumps({"command": command, **members}).encode()
@@ -182,7 +187,7 @@ def _result(what: str, name: str, response: Mapping[str, Any]) -> dict[str, Any]
 
 
 @contextmanager
-def readable_errors(stack: str, what: str) -> Iterator[None]:
+def _readable_errors(stack: str, what: str) -> Iterator[None]:
     try:
         yield
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError):
