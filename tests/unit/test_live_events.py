@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import boto3
 import jwt
 import pytest
 from botocore import exceptions as aws
@@ -202,3 +204,17 @@ def test_the_folder_is_not_committed() -> None:
     assert default is not None
     assert Path("events/live") in default
     assert "events/live/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_an_empty_endpoint_is_that_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the template gives every function on AWS, so that an env.json can name another one."""
+    found = re.findall(r"AWS_ENDPOINT_URL: (.*?) #", (ROOT / "template.yaml").read_text("utf-8"))
+    assert found == ["!Ref EmulatorEndpoint"]
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    for given, used in (
+        ("", "https://kms.eu-west-1.amazonaws.com"),
+        ("http://127.0.0.1:4566", "http://127.0.0.1:4566"),
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", given)
+        assert boto3.Session().client("kms").meta.endpoint_url == used

@@ -32,6 +32,7 @@ from keyferry_cli.live_events import (
 from keyferry_cli.stack_functions import CommandFailed
 
 DEFAULT_FOLDER = Path("events/live")
+ENVIRONMENT = "env.json"
 
 events = typer.Typer(help="Sample events for `sam local invoke`.", no_args_is_help=True)
 
@@ -79,7 +80,7 @@ def refresh_events(
         contents = [_live(json.loads(path.read_text("utf-8")), api, replays) for path in found]
         for name, content in zip(names, contents, strict=True):
             _write(folder / name, content)
-        _write(folder / "env.json", {k: dict(v) for k, v in api.environments.items()})
+        _write(folder / ENVIRONMENT, {k: dict(v) for k, v in api.environments.items()})
         Output(as_json).result(
             {"folder": str(folder), "events": names},
             f"Wrote {len(names)} events and env.json to {folder}. Proofs are good for 5 minutes,"
@@ -103,7 +104,7 @@ def _write(path: Path, content: Event) -> None:
     """For the eyes of the caller alone from the first byte on: there are tokens in it."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
