@@ -32,7 +32,6 @@ from keyferry_cli.live_events import (
 from keyferry_cli.stack_functions import CommandFailed
 
 DEFAULT_FOLDER = Path("events/live")
-ENVIRONMENT = "env.json"
 
 events = typer.Typer(help="Sample events for `sam local invoke`.", no_args_is_help=True)
 
@@ -80,7 +79,7 @@ def refresh_events(
         contents = [_live(json.loads(path.read_text("utf-8")), api, replays) for path in found]
         for name, content in zip(names, contents, strict=True):
             _write(folder / name, content)
-        _write(folder / ENVIRONMENT, {k: dict(v) for k, v in api.environments.items()})
+        _write(folder / "env.json", {k: dict(v) for k, v in api.environments.items()})
         Output(as_json).result(
             {"folder": str(folder), "events": names},
             f"Wrote {len(names)} events and env.json to {folder}. Proofs are good for 5 minutes,"
