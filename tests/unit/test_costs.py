@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_documentation import page, table, template
+from tests.unit.test_events import resources
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "costs.md"
 WRITE = "KEYFERRY_WRITE_DOCS" in os.environ
@@ -74,7 +75,8 @@ MONTH = {
     "delivery of all keys": 30,
     "delivery, nothing new": 30,
 }
-RULES = 8
+RULES = 6
+KEYS = 3
 
 
 def of_users(users: int) -> float:
@@ -84,7 +86,7 @@ def of_users(users: int) -> float:
         times * (sum(million(request, rows[request])) + price["WAF, request"]) / MILLION
         for request, times in MONTH.items()
     )
-    fixed = 2 * price["KMS, key"] + price["WAF, web ACL"] + RULES * price["WAF, rule"]
+    fixed = KEYS * price["KMS, key"] + price["WAF, web ACL"] + RULES * price["WAF, rule"]
     return users * one + fixed
 
 
@@ -131,8 +133,11 @@ def test_memory_and_month_are_as_the_page_says() -> None:
     assert MONTH["delivery of all keys"] == MONTH["delivery, nothing new"]
     deliveries = 2 * MONTH["delivery of all keys"]
     assert f"{MONTH['refresh']} refreshes (twelve a day) and {deliveries} deliveries" in text
-    assert RULES == 8
-    assert "with eight rules" in text
+    made = resources()
+    assert len(made["WebAcl"]["Properties"]["Rules"]) == RULES
+    assert sum(each["Type"] == "AWS::KMS::Key" for each in made.values()) == KEYS
+    assert "with six rules and a third KMS key" in text
+    assert "two KMS keys, and with alarms a third" in text
 
 
 def test_every_path_that_hashes_is_told_from_those_that_do_not() -> None:
