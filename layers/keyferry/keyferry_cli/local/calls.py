@@ -12,11 +12,14 @@ import re
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PAGE = 50
 _APPLICATION = re.compile(r"\bapp/keyferry-([a-z_]+)")
@@ -33,6 +36,9 @@ class Call:
 
     table: str | None = None
     """The DynamoDB table, for a call that names one."""
+
+    request: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was asked, as AWS names it; may hold secrets."""
 
 
 @dataclass(slots=True)
@@ -123,9 +129,11 @@ def _call(entry: dict[str, Any]) -> Call:
     detail = json.loads(entry["CloudTrailEvent"])
     application = _APPLICATION.search(detail.get("userAgent", ""))
     service = str(entry["EventSource"]).removesuffix(".amazonaws.com")
+    request = detail.get("requestParameters") or {}
     return Call(
         service=service,
         operation=str(entry["EventName"]),
         function=application.group(1) if application else None,
-        table=(detail.get("requestParameters") or {}).get("TableName"),
+        table=request.get("TableName"),
+        request=request,
     )

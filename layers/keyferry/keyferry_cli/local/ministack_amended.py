@@ -10,6 +10,7 @@ Each amendment wraps one function of the locked version; a version without that 
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
 - DynamoDB offers the partition key of a request to IAM conditions (`dynamodb:LeadingKeys`); without it such a condition
   is taken for met.
+- The audit log lists refused calls too, as CloudTrail does; ministack's has only those that reached their service.
 - A layer is unpacked once and shared, as on Lambda. ministack unpacks every layer again for every worker, so that fifty
   simultaneous requests to a cold function would write gigabytes and wait for a minute.
 - Workers step back behind the emulator. On AWS, fifty functions that start at once do not take the processor away from
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 GATEWAY = "ministack.services.apigateway_v1"
 
@@ -136,6 +137,33 @@ def with_leading_keys(
     return keys
 
 
+def with_refusals_recorded(
+    dispatch: Callable[..., Awaitable[tuple[int, Any, Any]]],
+) -> Callable[..., Awaitable[tuple[int, Any, Any]]]:
+    """https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html"""
+    app = importlib.import_module("ministack.app")
+
+    async def record(
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        query: dict[str, Any],
+        request_id: str,
+    ) -> tuple[int, Any, Any]:
+        answer = await dispatch(method, path, headers, body, query, request_id)
+        status, _, content = answer
+        if status in (400, 403) and isinstance(content, bytes) and b"AccessDenied" in content:
+            service = app.detect_service(method, path, headers, query)
+            region = app.extract_region(headers)
+            app._maybe_record_cloudtrail(
+                service, method, path, headers, body, query, request_id, region
+            )
+        return answer
+
+    return record
+
+
 def with_shared_layers(resolve_layer: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
     """Answer with a layer that only points at the folder where the real one is unpacked.
 
@@ -196,6 +224,7 @@ def main() -> None:
     )
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
     amend("ministack.core.iam_actions", "request_tag_context", with_leading_keys)
+    amend("ministack.app", "_dispatch_service_request", with_refusals_recorded)
     amend("ministack.services.lambda_svc", "_resolve_layer_zip", with_shared_layers)
     amend("ministack.core.lambda_runtime", "_detect_runtime_binary", with_lower_priority)
     importlib.import_module("ministack.app").main()

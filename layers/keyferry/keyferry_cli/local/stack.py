@@ -165,14 +165,18 @@ class LocalStack:
         config = Config(retries={"total_max_attempts": 2}, s3={"addressing_style": "path"})
         return session.client(service, endpoint_url=self.endpoint_url, config=config)  # type: ignore[call-overload]
 
+    @property
+    def audit_log(self) -> AuditLog:
+        """Every AWS call since the start, refused ones too."""
+        return AuditLog(self.endpoint_url, REGION, ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+
     @contextmanager
     def count_calls(self) -> Iterator[CallCount]:
         """Count the AWS calls made while the block runs; read the counts after it."""
-        audit = AuditLog(self.endpoint_url, REGION, ACCESS_KEY_ID, SECRET_ACCESS_KEY)
-        mark = audit.latest()
+        mark = self.audit_log.latest()
         count = CallCount()
         yield count
-        count.calls = audit.since(mark)
+        count.calls = self.audit_log.since(mark)
 
     def logs(self, function: str) -> str:
         """Everything that a function (`login`, `refresh`, …) has written to its log group since the start."""
