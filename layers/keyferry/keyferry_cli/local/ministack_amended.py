@@ -6,6 +6,7 @@ Each amendment wraps one function of the locked version; a version without that 
 - The throttles of single methods in a usage plan: ministack's CloudFormation stores them under names that its gateway
   does not read.
 - Gateway responses: ministack serves them, but does not take them from an OpenAPI body, which is where SAM puts them.
+- An update of a REST API keeps its id, and with that its URL. ministack makes a new one when the OpenAPI body has changed.
 - KMS offers the encryption context to IAM conditions (`kms:EncryptionContext:<key>`, `kms:EncryptionContextKeys`).
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
 - DynamoDB offers the partition key of a request to IAM conditions (`dynamodb:LeadingKeys`); without it such a condition
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 GATEWAY = "ministack.services.apigateway_v1"
+PROVISIONERS = "ministack.services.cloudformation.provisioners"
 
 
 def amend(module_name: str, function_name: str, amendment: Callable[..., Any]) -> None:
@@ -94,6 +96,36 @@ def with_gateway_responses(import_api: Callable[..., str]) -> Callable[..., str]
         return api
 
     return build
+
+
+def with_rest_api_kept(
+    update: Callable[..., tuple[str, dict[str, str]]],
+) -> Callable[..., tuple[str, dict[str, str]]]:
+    """https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-restapi.html"""
+    gateway, provisioners = importlib.import_module(GATEWAY), importlib.import_module(PROVISIONERS)
+
+    def keep(
+        api: str, old: dict[str, Any], new: dict[str, Any], stack: str, name: str
+    ) -> tuple[str, dict[str, str]]:
+        if new.get("Body") == old.get("Body"):
+            return update(api, old, new, stack, name)
+        # What the body says is imported as another API and taken over; stages and deployments stay.
+        imported, _ = provisioners._apigw_rest_api_create(name, new, stack)
+        for of_apis in (
+            gateway._rest_apis,
+            gateway._resources,
+            gateway._authorizers_v1,
+            gateway._models,
+            gateway._gateway_responses,
+        ):
+            of_apis[api] = of_apis[imported]
+        gateway._rest_apis[api]["id"] = api
+        gateway._delete_rest_api(imported)
+        return api, provisioners._apigw_rest_api_attrs(api)
+
+    # It is not found by its name, but in this table.
+    provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::RestApi"]["update"] = keep
+    return keep
 
 
 def with_encryption_context(
@@ -217,11 +249,8 @@ def pointer_to(folder: Path) -> bytes:
 def main() -> None:
     amend(GATEWAY, "_build_lambda_event_v1", with_client_key_id)
     amend(GATEWAY, "_import_rest_api", with_gateway_responses)
-    amend(
-        "ministack.services.cloudformation.provisioners",
-        "_apigw_usage_plan_body",
-        with_method_throttles,
-    )
+    amend(PROVISIONERS, "_apigw_usage_plan_body", with_method_throttles)
+    amend(PROVISIONERS, "_apigw_rest_api_update", with_rest_api_kept)
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
     amend("ministack.core.iam_actions", "request_tag_context", with_leading_keys)
     amend("ministack.app", "_dispatch_service_request", with_refusals_recorded)

@@ -71,27 +71,39 @@ class LocalStack:
         folder = _run_folder(root)
         try:
             make_environments(("emulator", "sam"), root=root, report=progress)
-            sam = Sam(root, folder / "sam.log", progress)
             progress("emulator: starting")
             emulator = Emulator.start(folder / "emulator.log")
         except (EnvironmentFailedError, EmulatorError) as failure:
             raise LocalStackError(str(failure)) from failure
         stack = cls(emulator, root, folder)
         try:
-            template = sam.build()
-            stack._deploy(sam, template, parameters or {})
-        except SamFailedError as failure:
-            reason = stack._failure()
-            stack.stop()
-            raise LocalStackError(f"{reason or failure}\nLogs: {folder}") from failure
+            stack.boto3_client("s3").create_bucket(Bucket=_BUCKET)
+            stack.deploy(progress, parameters=parameters)
         except BaseException:
             stack.stop()
             raise
         progress(f"stack: ready at {stack.api_url}")
         return stack
 
+    def deploy(
+        self,
+        progress: Callable[[str], None] = print,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        root: Path | None = None,
+    ) -> None:
+        """Build a source tree, by default the one of `start`, and deploy it over what is there.
+
+        Parameters that are not named keep their values. Raise `LocalStackError`.
+        """
+        sam = Sam(root or self._root, self.folder / "sam.log", progress)
+        try:
+            self._deploy(sam, sam.build(), parameters or {})
+        except SamFailedError as failure:
+            reason = self._failure()
+            raise LocalStackError(f"{reason or failure}\nLogs: {self.folder}") from failure
+
     def _deploy(self, sam: Sam, template: Path, parameters: Mapping[str, str]) -> None:
-        self.boto3_client("s3").create_bucket(Bucket=_BUCKET)
         overrides = {**parameters, "EmulatorEndpoint": self.endpoint_url}
         sam.deploy(
             template,
