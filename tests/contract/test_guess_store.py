@@ -196,6 +196,47 @@ def test_a_hundred_guesses_at_once_never_exceed_the_limit(door: Door) -> None:
     door.refused()
 
 
+GUESSERS = 4
+GUESSES = 10_000
+
+
+def allowed(guess: Callable[[int], None]) -> int:
+    """How many of `GUESSES` guesses are let through to the password."""
+
+    def one(number: int) -> bool:
+        try:
+            guess(number)
+        except RequestRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(GUESSERS) as pool:
+        return sum(pool.map(one, range(GUESSES)))
+
+
+def test_one_password_at_ten_thousand_accounts(door: Door) -> None:
+    """From one network. A network's failures are counted when they are known, so each guesser may
+    have one more under way."""
+    guessed = allowed(lambda number: door.fail(f"user{number}"))
+    assert NETWORK.free < guessed <= NETWORK.free + 1 + GUESSERS
+
+
+def test_one_account_from_ten_thousand_addresses(door: Door) -> None:
+    """Each guess comes from another address. Meanwhile the owner's phone gets in."""
+    door.succeed(jkt="phone")
+
+    def guess(number: int) -> None:
+        if number % 2_500 == 2_499:
+            door.succeed(jkt="phone")
+        door.fail(ip=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+
+    guessed = allowed(guess)
+    # The known phone has a counter of its own: its successes forgive strangers nothing.
+    assert guessed == ACCOUNT.free + 1
+    door.refused()
+    door.succeed(jkt="phone")
+
+
 def test_no_name_and_no_address_is_readable_in_the_table(door: Door) -> None:
     close(door)
     door.succeed("ben", jkt="phone", ip="192.0.2.99")

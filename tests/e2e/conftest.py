@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from keyferry.federation.providers import FirstLogin
 from tests.conftest import needs
 from tests.e2e.device import Device
 from tests.local_issuer import LocalIssuer
+from tests.local_upstream import HOST, LocalUpstream
 from tests.template.conftest import transformed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
     from keyferry_cli.local.stack import LocalStack
 
@@ -37,12 +39,39 @@ SECRETS = {
     "no-policy": "test-nobody-3b2a1908f7",
 }
 
+PROXIED = "sk-proxied/9f1c2d+7e51d0c4aa93="
+"""The value of every key that is for the upstream alone."""
+
+MONTH = 31 * 86_400  # a window whose end no test sees
+RULES: dict[str, Any] = {
+    "host": HOST,
+    "path_prefix": "/v1/",
+    "methods": ["GET", "POST"],
+    "inject": "header",
+    "parameter": "x-api-key",
+    "headers": ["x-extra"],
+    "max_request_bytes": 262_144,
+    "max_response_bytes": 300_000,
+    "timeout_seconds": 2,
+    "budget": 1_000,
+    "budget_seconds": MONTH,
+}
+
+PutKey = Callable[..., str]
+
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[LocalStack]:
+def upstream() -> Iterator[LocalUpstream]:
+    with LocalUpstream.start() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def stack(upstream: LocalUpstream) -> Iterator[LocalStack]:
     from keyferry_cli.local.stack import LocalStack
 
-    with LocalStack.start(progress=lambda _: None) as started:
+    parameters = {"LocalUpstream": upstream.connect_to}
+    with LocalStack.start(progress=lambda _: None, parameters=parameters) as started:
         yield started
 
 
@@ -176,6 +205,24 @@ def _signed_in(
     response = device.login(name, PASSWORD, proof=proof)
     assert response.status_code == 200, response.text
     return device
+
+
+@pytest.fixture
+def put_key(operator: Operator) -> Iterator[PutKey]:
+    """Store a key that is for its upstream only; forget it afterwards."""
+    stored: list[str] = []
+
+    def put(policy: dict[str, Any] | None = None, **rules: Any) -> str:
+        name = f"proxied-{uuid.uuid4().hex[:12]}"
+        stored.append(name)
+        policy = {"roles": ["user"], "platforms": ["*"], **(policy or {})}
+        operator.do("keys.put", name=name, value=PROXIED, policy=policy, promote=True)
+        operator.do("keys.proxy", name=name, upstream={**RULES, **rules})
+        return name
+
+    yield put
+    for name in stored:
+        operator.do("keys.delete", name=name)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

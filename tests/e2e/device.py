@@ -80,7 +80,7 @@ class Device:
             response = self.http.request(
                 method, self.api_url + path + query, headers=sent, **options
             )
-            if response.status_code != 429:
+            if response.status_code != 429 or "budget_exhausted" in response.text:
                 return response
             time.sleep(float(response.headers.get("retry-after", "1")))
 
@@ -138,6 +138,16 @@ class Device:
             proof=self.proof(method, path, ath=ath(token)),
             **options,
         )
+
+    def proxy(
+        self, key: str, method: str, path: str, *, proof: str = "", **members: Any
+    ) -> httpx.Response:
+        """Have a request sent to the key's upstream."""
+        route, body = f"/v1/proxy/{key}", {"method": method, "path": path, **members}
+        if not proof:
+            return self.resource("POST", route, json=body)
+        headers = {"Authorization": f"DPoP {self.tokens['access_token']}"}
+        return self.call("POST", route, headers=headers, proof=proof, json=body)
 
     def open(self, response: httpx.Response, *, platform: str = "ios") -> dict[str, Any]:
         """Decrypt a delivery, verify its signature against the JWKS, and return its claims."""

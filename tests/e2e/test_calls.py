@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import PASSWORD
+from tests.e2e.conftest import PASSWORD, PutKey
 from tests.e2e.device import Device, jwk_of, new_key
 from tests.e2e.test_accounts import change, new_name, redeem, register
 from tests.e2e.test_federated_login import log_in, person, sign_in
@@ -84,7 +84,9 @@ def test_the_calls_of_every_path(
     operator: Operator,
     bearer_stack: LocalStack,
     bearer_operator: Operator,
+    put_key: PutKey,
 ) -> None:
+    proxied_key = put_key()
     count = (table := Table(stack)).count
     phone, stranger = new_device(), new_device()
 
@@ -137,6 +139,17 @@ def test_the_calls_of_every_path(
     same = {"If-None-Match": delivered.headers["etag"]}
     _, unchanged = count("delivery, nothing new", 304, lambda: warm.keys(headers=same))
     assert unchanged == {"BatchGetItem": 1}
+
+    warm.proxy(proxied_key, "GET", "/v1/x")
+    _, proxied = count("proxied request", 200, lambda: warm.proxy(proxied_key, "GET", "/v1/x"))
+    assert proxied == {"BatchGetItem": 1, "PutItem": 1, "UpdateItem": 1}
+    spent = put_key(budget=1)
+    warm.proxy(spent, "GET", "/v1/x")
+    count("proxied request, no budget left", 429, lambda: warm.proxy(spent, "GET", "/v1/x"))
+    _, withheld = count(
+        "proxied request, not for this user", 404, lambda: warm.proxy("maps", "GET", "/v1/x")
+    )
+    assert withheld == {"BatchGetItem": 1}
 
     warm.resource("GET", "/v1/sessions")
     count("list of own sessions", 200, lambda: warm.resource("GET", "/v1/sessions"))

@@ -16,6 +16,7 @@ ROLES = (
     "Login",
     "Refresh",
     "DeliverKey",
+    "Proxy",
     "Sessions",
     "Mfa",
     "Account",
@@ -24,7 +25,7 @@ ROLES = (
     "RotateKeyring",
     "Operator",
 )
-TABLES = ("Sessions", "Users", "Credentials", "Vault", "Keyring", "Proofs")
+TABLES = ("Sessions", "Users", "Credentials", "Vault", "Keyring", "Proofs", "Budgets")
 KEYRING = {"app": "keyferry", "stage": "dev", "purpose": "token-signing", "kid": "k"}
 VAULT = {"app": "keyferry", "stage": "dev", "key": "maps", "version": "1"}
 
@@ -85,7 +86,7 @@ def test_nobody_reads_a_whole_table(stack: LocalStack, as_function: Client, tabl
 @pytest.mark.parametrize(
     ("table", "readers"),
     [
-        ("Vault", {"DeliverKey", "Operator"}),
+        ("Vault", {"DeliverKey", "Proxy", "Operator"}),
         ("Credentials", {"Login", "Operator"}),
         ("Keyring", set(ROLES) - {"Operator"}),
     ],
@@ -162,10 +163,21 @@ def test_login_writes_identities_and_names_and_spends_invitations(
         assert may == rows, operation
 
 
+def test_who_charges_budgets(stack: LocalStack, as_function: Client) -> None:
+    """And nobody sets one back."""
+    key = key_of(stack, "BudgetsTable")
+    assert who_may(stack, as_function, "update_item", "Budgets", Key=key) == {"Proxy"}
+    for operation in ("get_item", "delete_item"):
+        assert who_may(stack, as_function, operation, "Budgets", Key=key) == set()
+    assert who_may(stack, as_function, "put_item", "Budgets", Item=key) == set()
+    table = stack.outputs["BudgetsTable"]
+    stack.boto3_client("dynamodb").delete_item(TableName=table, Key=key)
+
+
 def test_who_says_that_something_was_used(stack: LocalStack, as_function: Client) -> None:
     item = key_of(stack, "ProofsTable")
     writers = who_may(stack, as_function, "put_item", "Proofs", Item=item)
-    assert writers == {"Authorizer", "Login", "Account"}
+    assert writers == {"Authorizer", "Login", "Account", "Proxy"}
     assert who_may(stack, as_function, "delete_item", "Proofs", Key=item) == set()
     assert who_may(stack, as_function, "update_item", "Proofs", Key=item) == set()
     table = stack.outputs["ProofsTable"]
@@ -196,7 +208,7 @@ class TestKeys:
             ("token-signing", {"Login", "Refresh", "DeliverKey"}),
             (
                 "dpop-nonce",
-                {"Login", "Refresh", "DeliverKey", "Sessions", "Mfa", "Account", "Authorizer"},
+                set(ROLES) - {"Discovery", "RotateKeyring", "Operator"},
             ),
             ("refresh-mac", {"Login", "Refresh", "Sessions"}),
             ("another", set()),
@@ -245,7 +257,7 @@ class TestKeys:
         decryptable: Callable[[str, dict[str, str]], dict[str, Any]],
     ) -> None:
         arguments = decryptable("VaultKeyArn", VAULT)
-        assert {"DeliverKey"} == {
+        assert {"DeliverKey", "Proxy"} == {
             role for role in ROLES if allowed(as_function(role, "kms").decrypt, **arguments)
         }
 
@@ -277,7 +289,8 @@ class TestKeys:
         context: dict[str, str],
     ) -> None:
         arguments = decryptable("VaultKeyArn", context)
-        assert not allowed(as_function("DeliverKey", "kms").decrypt, **arguments)
+        for role in ("DeliverKey", "Proxy"):
+            assert not allowed(as_function(role, "kms").decrypt, **arguments)
 
     def test_no_context_opens_nothing(
         self,

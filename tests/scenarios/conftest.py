@@ -18,6 +18,7 @@ from tests.e2e.conftest import (  # noqa: F401 -- pytest finds fixtures by name 
     operator,
     resources,
     stack,
+    upstream,
     username,
 )
 from tests.e2e.test_secrets import lived  # noqa: F401

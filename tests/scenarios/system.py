@@ -59,6 +59,7 @@ ROUTES: Final = {
     ("POST", "/v1/token"): "refresh",
     ("GET", "/v1/keys"): "deliver_key",
     ("GET", "/v1/keys/{name}"): "deliver_key",
+    ("POST", "/v1/proxy/{key}"): "proxy",
     ("POST", "/v1/revoke"): "sessions",
     ("GET", "/v1/sessions"): "sessions",
     ("DELETE", "/v1/sessions"): "sessions",
@@ -419,7 +420,7 @@ def _resource(method: str, path: str) -> tuple[str, dict[str, str]]:
     if (method, path) in ROUTES:
         return path, {}
     folder, _, last = path.rpartition("/")
-    name = {"/v1/keys": "name", "/v1/sessions": "id"}[folder]
+    name = {"/v1/keys": "name", "/v1/proxy": "key", "/v1/sessions": "id"}[folder]
     return f"{folder}/{{{name}}}", {name: last}
 
 

@@ -22,6 +22,7 @@ FUNCTIONS = {
     "LoginFunction": "login",
     "RefreshFunction": "refresh",
     "DeliverKeyFunction": "deliver_key",
+    "ProxyFunction": "proxy",
     "SessionsFunction": "sessions",
     "AccountFunction": "account",
     "AuthorizerFunction": "authorizer",
@@ -224,11 +225,15 @@ LAMBDA_ENVIRONMENT = {
 
 
 def environment_of(template: dict[str, Any], function: str) -> dict[str, str]:
-    """A function's variables as CloudFormation would resolve them, with made-up names."""
+    """A function's variables as CloudFormation would resolve them on AWS, with made-up names."""
     parameters = template["Parameters"]
 
-    def resolved(value: Any) -> str:
+    def resolved(value: Any) -> str | None:
         match value:
+            case {"Fn::If": ["IsEmulated", _, otherwise]}:
+                return resolved(otherwise)
+            case {"Ref": "AWS::NoValue"}:
+                return None
             case {"Ref": name}:
                 return str(parameters[name]["Default"]) if name in parameters else f"name-of-{name}"
             case {"Fn::GetAtt": [name, "Arn"]}:
@@ -241,4 +246,5 @@ def environment_of(template: dict[str, Any], function: str) -> dict[str, str]:
                 raise AssertionError(value)
 
     variables = template["Resources"][function]["Properties"]["Environment"]["Variables"]
-    return {name: resolved(value) for name, value in variables.items()}
+    found = {name: resolved(value) for name, value in variables.items()}
+    return {name: value for name, value in found.items() if value is not None}

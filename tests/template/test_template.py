@@ -13,6 +13,8 @@ import pytest
 
 from keyferry.attestation.app_check import AppCheck, Mode
 from keyferry.federation.jwks import Jwks
+from keyferry.proxy.destination import RESOLVE_SECONDS
+from keyferry.proxy.proxy import WHOLE_SECONDS
 from keyferry.single_use import SingleUse
 from keyferry.users.stored_hashes import MAX_MEMORY_BYTES
 from keyferry_cli.local.environments import ROOT, environment_program
@@ -25,6 +27,7 @@ FUNCTIONS = {
     "Login",
     "Refresh",
     "DeliverKey",
+    "Proxy",
     "Mfa",
     "Sessions",
     "Account",
@@ -33,7 +36,11 @@ FUNCTIONS = {
     "RotateKeyring",
     "Operator",
 }
-FIXED_PARAMETERS = {"EmulatorEndpoint", "ManageApiGatewayAccount"}  # never changed after creation
+FIXED_PARAMETERS = {
+    "EmulatorEndpoint",
+    "LocalUpstream",
+    "ManageApiGatewayAccount",
+}  # never changed after creation
 
 KEYED_ROUTES = {
     "POST /v1/login",
@@ -44,6 +51,7 @@ KEYED_ROUTES = {
     "POST /v1/password",
     "GET /v1/keys",
     "GET /v1/keys/{name}",
+    "POST /v1/proxy/{key}",
     "GET /v1/sessions",
     "DELETE /v1/sessions",
     "DELETE /v1/sessions/{id}",
@@ -66,7 +74,7 @@ KEPT_TABLES = {
     "VaultTable",
     "KeyringTable",
 }
-TABLES = {*KEPT_TABLES, "ProofsTable"}
+TABLES = {*KEPT_TABLES, "ProofsTable", "BudgetsTable"}
 
 KEYRING_PURPOSES = {"token-signing", "refresh-mac", "dpop-nonce"}
 KEYRING_CONTEXT = {"app", "stage", "purpose", "kid"}
@@ -100,6 +108,16 @@ RIGHTS: dict[str, set[str]] = {
         "SessionsTable BatchGetItem",
         "UsersTable BatchGetItem",
         "VaultTable BatchGetItem",
+        "KeyringTable GetItem",
+        "KeyringKey Decrypt",
+        "VaultKey Decrypt",
+    },
+    "Proxy": {
+        "SessionsTable BatchGetItem",
+        "UsersTable BatchGetItem",
+        "VaultTable BatchGetItem",
+        "ProofsTable PutItem",
+        "BudgetsTable UpdateItem",
         "KeyringTable GetItem",
         "KeyringKey Decrypt",
         "VaultKey Decrypt",
@@ -294,6 +312,35 @@ class TestFunctions:
         assert variables["POWERTOOLS_TRACER_CAPTURE_RESPONSE"] == "false"
         assert variables["POWERTOOLS_TRACER_CAPTURE_ERROR"] == "false"
 
+    def test_a_loopback_upstream_is_for_the_emulator_only(
+        self, template: dict[str, Any], resources: Resources
+    ) -> None:
+        variables = resources["ProxyFunction"]["Properties"]["Environment"]["Variables"]
+        way = {"Fn::If": ["IsEmulated", {"Ref": "LocalUpstream"}, {"Ref": "AWS::NoValue"}]}
+        assert variables["KEYFERRY_PROXY_CONNECT_TO"] == way
+        emulated = {"Fn::Not": [{"Fn::Equals": [{"Ref": "EmulatorEndpoint"}, ""]}]}
+        assert template["Conditions"]["IsEmulated"] == emulated
+        for name in ("EmulatorEndpoint", "LocalUpstream"):
+            parameter = template["Parameters"][name]
+            assert parameter["Default"] == ""
+            good = {"EmulatorEndpoint": "http://127.0.0.1:1", "LocalUpstream": "a.b:1:127.0.0.1:1"}
+            assert re.fullmatch(parameter["AllowedPattern"], good[name])
+            for bad in (
+                "http://169.254.169.254:80",
+                "a.b:443:169.254.169.254:80",
+                "a:1:10.0.0.1:1",
+            ):
+                assert not re.fullmatch(parameter["AllowedPattern"], bad)
+        users = [
+            name for name, each in resources.items() if "LocalUpstream" in set(references(each))
+        ]
+        assert users == ["ProxyFunction"]
+
+    def test_the_proxy_is_done_before_its_function_is_ended(self, resources: Resources) -> None:
+        timeout = resources["ProxyFunction"]["Properties"]["Timeout"]
+        needed = WHOLE_SECONDS + RESOLVE_SECONDS
+        assert needed < timeout <= 29, "which is as long as API Gateway waits"
+
     def test_snapstart_is_for_prod_only(self, resources: Resources) -> None:
         for name in FUNCTIONS:
             assert resources[f"{name}Function"]["Properties"]["SnapStart"] == {
@@ -432,6 +479,7 @@ class TestKeys:
             ("Operator", "kms:Encrypt"): {"totp"},
             ("Refresh", "kms:Decrypt"): KEYRING_PURPOSES,
             ("DeliverKey", "kms:Decrypt"): {"token-signing", "dpop-nonce"},
+            ("Proxy", "kms:Decrypt"): {"dpop-nonce"},
             ("Sessions", "kms:Decrypt"): {"refresh-mac", "dpop-nonce"},
             ("Account", "kms:Decrypt"): {"dpop-nonce"},
             ("Authorizer", "kms:Decrypt"): {"dpop-nonce"},
@@ -525,7 +573,7 @@ class TestState:
                 assert table["DeletionPolicy"] == "RetainExceptOnCreate", name
 
     def test_rows_that_end_are_removed(self, resources: Resources) -> None:
-        for name in ("SessionsTable", "CredentialsTable", "ProofsTable"):
+        for name in ("SessionsTable", "CredentialsTable", "ProofsTable", "BudgetsTable"):
             ttl = resources[name]["Properties"]["TimeToLiveSpecification"]
             assert ttl == {"AttributeName": "expires_at", "Enabled": True}
 
@@ -549,6 +597,7 @@ def test_outputs(template: dict[str, Any]) -> None:
         "AndroidClientKeyId",
         "OperatorFunction",
         "KeyringFunction",
+        "AuditLogGroups",
         "AuthorizerArn",
         "KeyringKeyArn",
         "VaultKeyArn",

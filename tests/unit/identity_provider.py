@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import ssl
 import threading
@@ -97,9 +98,12 @@ class Issuer:
 
 @contextlib.contextmanager
 def server(
-    talk: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None
+    talk: Callable[[socket.socket], None],
+    tls: ssl.SSLContext | None = None,
+    requests: list[bytes] | None = None,
 ) -> Iterator[tuple[str, list[float]]]:
-    """A server on 127.0.0.1 that has ``talk`` deal with each connection after its request.
+    """A server on 127.0.0.1 that has ``talk`` deal with each connection after its request, which is
+    put into ``requests``.
 
     Gives the URL of its JWKS, and the list of the moments at which somebody connected.
     """
@@ -126,6 +130,12 @@ def server(
                     if not piece:
                         return
                     received += piece
+                length = re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n", received)
+                end = received.index(b"\r\n\r\n") + 4 + (int(length[1]) if length else 0)
+                while len(received) < end and (piece := peer.recv(4096)):
+                    received += piece
+                if requests is not None:
+                    requests.append(received)
                 talk(peer)
 
         def wrapped(plain: socket.socket) -> socket.socket:

@@ -18,6 +18,7 @@ from keyferry_cli import secret_input, totp
 from keyferry_cli.app import app
 
 SECRET = "AIza-very-secret"
+ARN = "arn:aws:sts::123456789012:assumed-role/operators/ben"
 
 
 @dataclass
@@ -29,6 +30,7 @@ class FakeAws:
     function_error: str | None = None
     describe_error: Exception | None = None
     invoke_error: Exception | None = None
+    identity: str | Exception = ARN
     outputs: list[dict[str, str]] = field(
         default_factory=lambda: [
             {"OutputKey": "OperatorFunction", "OutputValue": "op:live"},
@@ -36,11 +38,14 @@ class FakeAws:
         ]
     )
     events: list[dict[str, Any]] = field(default_factory=list)
+    """What the functions were sent, beside the operator's name."""
+    operators: list[str] = field(default_factory=list)
+    asked_who: int = 0
     stacks: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
 
     def client(self, service_name: str, **_: Any) -> Any:
-        assert service_name in ("cloudformation", "lambda")
+        assert service_name in ("cloudformation", "lambda", "sts")
         return self
 
     def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
@@ -49,9 +54,18 @@ class FakeAws:
             raise self.describe_error
         return {"Stacks": [{"Outputs": self.outputs, "StackStatus": "CREATE_COMPLETE"}]}
 
+    def get_caller_identity(self) -> dict[str, Any]:
+        self.asked_who += 1
+        if isinstance(self.identity, Exception):
+            raise self.identity
+        return {"Arn": self.identity}
+
     def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
         self.functions.append(FunctionName)
-        self.events.append(json.loads(Payload))
+        event = json.loads(Payload)
+        if "operator" in event:
+            self.operators.append(event.pop("operator"))
+        self.events.append(event)
         if self.invoke_error:
             raise self.invoke_error
         reply = self.reply if self.reply is not None else {"ok": True, "result": self.result}
@@ -87,8 +101,6 @@ BEGUN = {
     "otpauth_uri": "otpauth://totp/keyferry%3Aana?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
 }
 CONFIRMED = {"sub": "s-1", "recovery_codes": [f"RRRR-{number}" for number in range(10)]}
-POLICY = {"roles": ["analyst"], "platforms": ["ios"], "second_factor": False}
-STORED = {"name": "gemini", "version": 2, "policy": POLICY, "cache_seconds": 300}
 
 
 # ── commands ─────────────────────────────────────────────────────────────
@@ -266,85 +278,6 @@ def test_users_reset_second_factor_asks_first_and_says_that_sessions_end() -> No
     assert run(fake, "users", "reset-second-factor", "ana", "--yes").exit_code == 0
     event = {"command": "users.reset_second_factor", "arguments": {"username": "ana"}}
     assert fake.events == [event] * 2
-
-
-def test_keys_put_sends_value_and_policy(tmp_path: Path) -> None:
-    value = tmp_path / "value"
-    value.write_text(SECRET)
-    fake = FakeAws(STORED)
-    options = ("--role", "analyst", "--platform", "ios", "--cache-seconds", "60")
-    result = run(fake, "keys", "put", "gemini", "--value-file", str(value), *options)
-    assert result.exit_code == 0
-    assert result.stdout == "Stored gemini, version 2.\n"
-    assert result.stderr == ""
-    arguments = {"name": "gemini", "value": SECRET, "policy": POLICY, "cache_seconds": 60}
-    assert fake.events == [{"command": "keys.put", "arguments": arguments}]
-
-
-def test_key_without_policy_is_stored_and_warned_about() -> None:
-    fake = FakeAws(STORED | {"policy": None})
-    result = run(fake, "keys", "put", "gemini", "--json", stdin=SECRET)
-    assert result.exit_code == 0
-    assert fake.events[0]["arguments"]["policy"] is None
-    assert fake.events[0]["arguments"]["cache_seconds"] is None
-    assert json.loads(result.stdout)["version"] == 2
-    assert "no device receives it" in result.stderr
-
-
-def test_keys_put_asks_for_a_second_factor() -> None:
-    fake = FakeAws(STORED)
-    options = ("--role", "analyst", "--platform", "ios", "--second-factor")
-    assert run(fake, "keys", "put", "gemini", *options, stdin=SECRET).exit_code == 0
-    assert fake.events[0]["arguments"]["policy"] == POLICY | {"second_factor": True}
-
-
-def test_second_factor_without_the_rest_of_a_policy_is_wrong_usage() -> None:
-    fake = FakeAws(STORED)
-    result = run(fake, "keys", "put", "gemini", "--second-factor", stdin=SECRET)
-    assert result.exit_code == 2
-    assert "together" in result.stderr
-    assert fake.events == []
-
-
-@pytest.mark.parametrize("option", ["--role", "--platform"])
-def test_half_a_policy_is_wrong_usage(option: str) -> None:
-    fake = FakeAws(STORED)
-    result = run(fake, "keys", "put", "gemini", option, "*", stdin=SECRET)
-    assert result.exit_code == 2
-    assert "together" in result.stderr
-    assert fake.events == []
-
-
-def test_keys_list_shows_who_may_have_what() -> None:
-    row = STORED | {"previous": None, "updated_at": 1_795_334_400}
-    strict = row | {"name": "vault", "policy": POLICY | {"second_factor": True}}
-    open_to_nobody = row | {"name": "[red]maps", "policy": None, "previous": 1}
-    fake = FakeAws({"keys": [row, open_to_nobody, strict]})
-    result = run(fake, "keys", "list", COLUMNS="120")
-    assert result.exit_code == 0
-    lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
-    shown = " ".join(lines[2])
-    assert shown == "gemini 2 - analyst ios 1 300 s 2026-11-22 08:00"
-    assert lines[3][:6] == ["[red]maps", "2", "1", "nobody", "-", "-"]
-    assert lines[4][:6] == ["vault", "2", "-", "analyst", "ios", "2"]
-
-
-def test_keys_list_of_an_empty_vault() -> None:
-    assert run(FakeAws({"keys": []}), "keys", "list").stdout == "No keys.\n"
-    assert json.loads(run(FakeAws({"keys": []}), "keys", "list", "--json").stdout) == {"keys": []}
-
-
-def test_keys_delete_asks_first() -> None:
-    fake = FakeAws({"name": "gemini", "deleted_versions": [1, 2]})
-    for answer in ("n\n", "", "\n"):
-        refused = run(fake, "keys", "delete", "gemini", stdin=answer)
-        assert refused.exit_code == 1
-    assert fake.events == []
-    confirmed = run(fake, "keys", "delete", "gemini", stdin="y\n")
-    assert confirmed.exit_code == 0
-    assert confirmed.stdout.endswith("Deleted gemini, versions 1, 2.\n")
-    assert run(fake, "keys", "delete", "gemini", "--yes").exit_code == 0
-    assert fake.events == [{"command": "keys.delete", "arguments": {"name": "gemini"}}] * 2
 
 
 @pytest.mark.parametrize(

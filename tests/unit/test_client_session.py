@@ -44,6 +44,10 @@ SHOWN = {
 }
 
 
+KEY = {"value": "AIza-secret", "version": 3, "min_version": 1, "cache_seconds": 300}
+"""As the server delivers it."""
+
+
 @dataclass
 class Server:
     """Answers as docs/protocol.md says, and takes what a test puts into `next_replies` first."""
@@ -140,7 +144,8 @@ class Server:
             "sid": "session-1",
             "iat": self.now,
             "proof_jti": self.proof(request)["jti"],
-            "keys": {"gemini": {"value": "AIza-secret", "version": 3, "cache_seconds": 300}},
+            "keys": {"gemini": KEY},
+            "refused": {"maps": "mfa_required"},
         } | self.claims
         header = {"alg": "ES256", "typ": "keyferry-keys+jwt", "kid": str(self.key.kid)}
         inner = jws.serialize_compact(header, json.dumps(claims), self.key)
@@ -563,6 +568,49 @@ def test_expired_keys_are_revalidated(phone: Phone, server: Server) -> None:
     assert len(server.calls("/v1/keys")) == 2
 
 
+def test_what_is_withheld_is_told_with_the_reason(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    assert client.withheld() == {"maps": "mfa_required"}
+    assert set(client.keys()) == {"gemini"}
+    assert len(server.calls("/v1/keys")) == 1, "one answer says both"
+
+
+def test_offline_a_key_lives_as_long_as_it_may(phone: Phone, server: Server) -> None:
+    server.claims = {"keys": {"long": KEY | {"cache_seconds": 600}, "short": KEY}}
+    client = phone.logged_in()
+    assert set(client.keys()) == {"long", "short"}
+    server.now += 300
+    server.next_replies += [lost]
+    assert set(client.keys()) == {"long"}
+    server.next_replies += [
+        answer(503, {"error": "temporarily_unavailable"}, **{"Retry-After": "9"})
+    ]
+    server.now += 299
+    assert set(client.keys()) == {"long"}
+    server.next_replies += [lost]
+    server.now += 1
+    with pytest.raises(Retryable):
+        client.keys()
+    assert set(client.keys()) == {"long", "short"}, "and is asked for again"
+
+
+def test_offline_nothing_is_made_of_an_answer_that_says_no(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    client.keys()
+    server.now += 301
+    server.next_replies += [answer(403, {"error": "attestation_required"})]
+    with pytest.raises(Rejected, match="attestation_required"):
+        client.keys()
+
+
+def test_a_version_below_the_minimum_is_dropped(phone: Phone, server: Server) -> None:
+    client = phone.logged_in()
+    assert client.key("gemini").version == 3
+    server.claims = {"keys": {"gemini": KEY | {"version": 4, "min_version": 4}}}
+    assert client.keys()["gemini"].version == 4
+    assert client.key("gemini").version == 4, "what was kept under its name is not used"
+
+
 def test_not_modified_without_a_verified_copy_is_refused(phone: Phone, server: Server) -> None:
     client = phone.logged_in()
     server.next_replies.append(answer(304))
@@ -648,8 +696,10 @@ def test_phone_whose_clock_is_days_off_works(
         {"proof_jti": None},
         {"keys": None},
         {"keys": {"gemini": "AIza-secret"}},
-        {"keys": {"gemini": {"value": 1, "version": 3, "cache_seconds": 300}}},
-        {"keys": {"gemini": {"value": "v", "version": None, "cache_seconds": 300}}},
+        {"keys": {"gemini": KEY | {"value": 1}}},
+        {"keys": {"gemini": KEY | {"version": None}}},
+        {"keys": {"gemini": KEY | {"min_version": "3"}}},
+        {"refused": None},
     ],
 )
 def test_delivery_that_is_not_an_answer_to_this_request_is_refused(

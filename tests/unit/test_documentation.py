@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from keyferry.attestation.app_check import DECISIONS, HEADER, Mode, Result
-from keyferry.authorizer.replay import KEPT_SECONDS
 from keyferry.config import DAY
 from keyferry.dpop.nonce import LIFETIME_SECONDS
 from keyferry.dpop.proof import IAT_LEEWAY_SECONDS
+from keyferry.dpop.replay import KEPT_SECONDS
 from keyferry.edge.response import of_refusal
 from keyferry.edge.telemetry import NAMESPACE, Metric, failure, logger
 from keyferry.errors import ERRORS, RequestRefused
@@ -26,12 +26,16 @@ from keyferry.keyring.lifecycle import schedules
 from keyferry.keyring.model import Purpose
 from keyferry.login import auth_session
 from keyferry.login.request import LoginRequest
+from keyferry.proxy import forward
+from keyferry.proxy.proxy import WHOLE_SECONDS, ProxyRequest
 from keyferry.sessions import refresh
 from keyferry.sessions.rotation import GRANTED, Outcome
 from keyferry.sessions.store import Rotation
 from keyferry.tokens.refresh import RefreshToken
 from keyferry.users import guessing, totp
 from keyferry.users.guessing import Limit
+from keyferry.vault import upstream
+from keyferry.vault.upstream import Inject, Upstream
 from keyferry_cli.command_line import DEFAULT_STACK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,11 +105,18 @@ def test_every_log_line_is_described_with_its_fields() -> None:
     } | {"refresh": {"outcome", "sid"}}
     written: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {
+            ast.unparse(node.target): node.value
+            for node in module.body
+            if isinstance(node, ast.AnnAssign) and node.value is not None
+        }
+        for node in ast.walk(module):
             if isinstance(node, ast.Call) and re.match(
                 r"logger\.(debug|info|warning|error|exception|critical)$", ast.unparse(node.func)
             ):
-                line = ast.literal_eval(node.args[0])
+                text = constants.get(ast.unparse(node.args[0]), node.args[0])
+                line = ast.literal_eval(text)
                 written.setdefault(line, set()).update(fields(node))
     assert written == described
 
@@ -234,6 +245,42 @@ def test_numbers_of_login() -> None:
     login = re.sub(r"\s+", " ", page("login.md"))
     assert f"(`--max-age`, {DEFAULT_MAX_AGE} seconds)" in login
     assert f"in force everywhere within {cache.MAX_AGE_SECONDS} seconds" in login
+
+
+# ── proxy.md ─────────────────────────────────────────────────────────────
+
+
+def test_the_limits_of_proxy_mode() -> None:
+    unset = Upstream("api.example.com", "/", ("GET",), Inject.HEADER, "x-api-key")
+    (limits,) = re.findall(r"## Limits\n(.*?)\n## ", page("proxy.md"), re.DOTALL)
+    rows = dict(cells(line) for line in limits.splitlines() if line.count("|") == 3)
+    for row, named in {
+        "body to the upstream": [unset.max_request_bytes, upstream.MAX_REQUEST_BYTES],
+        "body of the answer": [unset.max_response_bytes, upstream.MAX_RESPONSE_BYTES],
+        "time": [unset.timeout_seconds, upstream.MAX_TIMEOUT_SECONDS, int(WHOLE_SECONDS)],
+        "budget": [unset.budget, unset.budget_seconds],
+        "path, query": [
+            upstream.MAX_PATH_LENGTH,
+            forward.MAX_QUERY_LENGTH,
+            forward.MAX_QUERY_PAIRS,
+        ],
+    }.items():
+        assert [int(number) for number in re.findall(r"\d+", rows[row])] == named, row
+    assert rows["headers returned"].split(", ") == list(forward.RETURNED_HEADERS)
+
+
+def test_the_request_in_proxy_mode_is_one() -> None:
+    (body,) = re.findall(r"```json\n(\{\n.*?)```", page("proxy.md"), re.DOTALL)
+    gemini = Upstream(
+        "generativelanguage.googleapis.com",
+        "/v1beta/models/",
+        ("POST",),
+        Inject.HEADER,
+        "x-goog-api-key",
+    )
+    forward.check(ProxyRequest.model_validate(json.loads(body)).wanted(), gemini.checked())
+    for host, prefix in re.findall(r"--host (\S+) --path-prefix (\S+)", page("proxy.md")):
+        Upstream(host, prefix, ("POST",), Inject.HEADER, "authorization").checked()
 
 
 # ── keyring.md, authorizer.md ────────────────────────────────────────────

@@ -17,7 +17,9 @@ from keyferry.authorizer.authorize import Authorizer
 from keyferry.edge.request import FORM, JSON, Headers, Request
 from keyferry.keyring.rotate import CustomResourceRequest, KeyringCommand, KeyringProperties
 from keyferry.operator.commands import Invocation, Operator
-from keyferry.operator.key_commands import KEY_COMMANDS
+from keyferry.operator.key_commands import KEY_COMMANDS, ProxyRules
+from keyferry.proxy.forward import check
+from keyferry.proxy.proxy import ProxyRequest
 from keyferry.sessions import encryption_key
 from keyferry.sessions.management import EncryptionKeyRequest, RevocationRequest
 from keyferry.sessions.refresh import RefreshRequest
@@ -151,6 +153,14 @@ def test_the_body_of_a_login(path: Path) -> None:
 def test_the_bodies_about_accounts(name: str, kind: type[BaseModel]) -> None:
     event = read(ROOT / "events" / "account" / f"{name}.json")
     kind.model_validate(Request.from_event(event, invocation_id="i").fields(JSON))
+
+
+@pytest.mark.parametrize("path", of("proxy"))
+def test_the_body_of_a_proxied_request(path: Path) -> None:
+    fields = Request.from_event(read(path), invocation_id="i").fields(JSON)
+    wanted = ProxyRequest.model_validate(fields).wanted()
+    arguments = read(ROOT / "events" / "operator" / "keys_proxy.json")["arguments"]
+    check(wanted, ProxyRules.model_validate(arguments["upstream"]).upstream())
 
 
 def test_the_body_of_a_revocation() -> None:

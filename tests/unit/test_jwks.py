@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from keyferry import outgoing
 from keyferry.errors import Unavailable
 from keyferry.federation import jwks
 from keyferry.federation.jwks import Jwks, checked_uri, fetch, parse
@@ -375,7 +376,7 @@ class TestTls:
         self, uri: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         trusting = ssl.create_default_context(cafile=str(certificate))
-        monkeypatch.setattr(jwks, "_tls", lambda: trusting)
+        monkeypatch.setattr(outgoing, "tls", lambda: trusting)
         with pytest.raises(ssl.SSLCertVerificationError):
             fetch(uri.replace("127.0.0.1", "localhost"))
         assert set(fetch(uri).keys) == {ONE}, "while this one is right"

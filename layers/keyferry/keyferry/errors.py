@@ -1,7 +1,7 @@
 """Every error that Keyferry raises on purpose.
 
     KeyferryError
-    ├── RequestRefused      the caller's fault; becomes an OAuth error response
+    ├── RequestRefused      the caller's fault, or an upstream's; becomes an OAuth error response
     ├── Unavailable         AWS is throttling or down; becomes 503 with ``Retry-After``
     ├── CommandRefused      an operator command that cannot be carried out
     ├── Undecipherable      in `keyferry.vault.envelope`: a row that opens neither now nor later
@@ -57,12 +57,19 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         "registration_closed": ErrorKind(404, "New users are let in by invitation only."),
         "not_acceptable": ErrorKind(406, "The encryption key can not receive what is accepted."),
         "username_taken": ErrorKind(409, "This user name is not available."),
-        "payload_too_large": ErrorKind(413, "The request body is larger than 16 KiB."),
+        "payload_too_large": ErrorKind(413, "The request body is larger than it may be here."),
         "unsupported_media_type": ErrorKind(415, "The request body's media type is not accepted."),
         "mfa_required": ErrorKind(403, "A second factor is needed."),
         "invalid_code": ErrorKind(400, "The code is wrong, or was used before."),
         "already_enrolled": ErrorKind(409, "A second factor is in force; remove it first."),
         "too_many_attempts": ErrorKind(429, "Too many attempts; wait for the time in Retry-After."),
+        # In proxy mode; 502 and 504 as in RFC 9110 §15.6: it is the other server that failed.
+        "proxy_refused": ErrorKind(403, "The key is not for a request of this kind."),
+        "budget_exhausted": ErrorKind(429, "The budget is used up until the time in Retry-After."),
+        "upstream_unavailable": ErrorKind(502, "The upstream gave no sound answer."),
+        "upstream_answer_too_large": ErrorKind(502, "The upstream's answer is too large."),
+        "upstream_echo": ErrorKind(502, "The upstream's answer has the key in it."),
+        "upstream_timeout": ErrorKind(504, "The upstream gave no answer in time."),
         "server_error": ErrorKind(500, "Something failed here; it is safe to try again."),
         "temporarily_unavailable": ErrorKind(503, "Try again after the time in Retry-After."),
     }

@@ -1,6 +1,6 @@
 """What is good once in a stack: one conditional write of its hash, kept as long as it could be good.
 
-For the proofs that the authorizer sees, and for limited-use App Check tokens.
+For the proofs that the authorizer and the proxy see, and for limited-use App Check tokens.
 """
 
 from __future__ import annotations

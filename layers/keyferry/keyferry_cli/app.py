@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from keyferry_cli.key_audit import audit_key
+from keyferry_cli.key_import import import_keys
+from keyferry_cli.key_proxy import set_upstream
 from keyferry_cli.keyring import keyring
 from keyferry_cli.keys import keys
 from keyferry_cli.providers import providers
@@ -19,10 +22,12 @@ app = typer.Typer(
     no_args_is_help=True,
     # A traceback could show the value of a secret.
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 users.command("import")(import_users)
 users.command("totp")(enrol_totp)
+keys.command("import")(import_keys)
+keys.command("audit")(audit_key)
+keys.command("proxy")(set_upstream)
 app.add_typer(users, name="users")
 app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")

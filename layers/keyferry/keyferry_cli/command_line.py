@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import boto3
 import typer
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from keyferry.config import DAY
 from keyferry_cli.stack_functions import CommandFailed, StackFunctions
 
 Stack = Annotated[
@@ -37,6 +39,8 @@ Sub = Annotated[
 
 DEFAULT_STACK = "keyferry-dev"
 """The stack name of samconfig.toml."""
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +82,20 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless ``yes``; whoever says no has changed nothing."""
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
+
+
 def note(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def table(*columns: Column) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+def table(*columns: Column, dense: bool = False) -> Table:
+    """``dense`` is for many columns, to fit into a terminal."""
+    padding = (0, 1, 0, 0) if dense else (0, 1)
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
 
 
 def row(*cells: object) -> tuple[Text, ...]:
@@ -93,6 +105,14 @@ def row(*cells: object) -> tuple[Text, ...]:
 
 def utc(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
+
+
+def seconds(text: str) -> int:
+    """A length of time such as 90s, 15m, 24h, 7d or 2w, in seconds."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no length of time, such as 90s, 15m, 24h or 7d")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def one_user(username: str | None, sub: str | None) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""The two functions of a stack that an operator invokes, with the caller's own AWS credentials.
+"""The functions of a stack that an operator invokes, and the logs that they write, with the caller's
+own AWS credentials.
 
 There is no administration endpoint on the internet: whoever may invoke these functions, by IAM, is
 an operator. Every way in which that fails becomes a `CommandFailed` with one line to read.
@@ -7,10 +8,13 @@ an operator. Every way in which that fails becomes a `CommandFailed` with one li
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
 import boto3
 from botocore import exceptions as aws
@@ -20,6 +24,14 @@ from botocore.config import Config
 # mislead.
 _INVOKE = Config(connect_timeout=5, read_timeout=35, retries={"total_max_attempts": 1})
 _DESCRIBE = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
+# Nothing depends on who is asking, so nobody waits long for it.
+_WHO = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 1})
+
+_QUERY_SECONDS: Final = 60
+_POLL_SECONDS: Final = 0.5
+
+_OPERATOR: Final = re.compile(r"[\x21-\x7e]{1,512}")
+"""What the operator function takes for a name (`keyferry.operator.commands.Invocation`)."""
 
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
@@ -35,20 +47,63 @@ class CommandFailed(Exception):
     """Refused or failed; the text is meant for the operator and holds no secret."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for the cached properties
 class StackFunctions:
-    """Runs commands on one stack."""
+    """Runs commands on one stack, and reads what its functions have logged.
+
+    ``anonymous`` commands do not ask AWS who the caller is; those that only look need not.
+    """
 
     session: boto3.Session
     stack: str
+    anonymous: bool = False
 
     def operate(self, command: str, **arguments: object) -> dict[str, Any]:
         """The result of one command about users, keys or sessions."""
-        return self._run("operator", "OperatorFunction", command, {"arguments": arguments})
+        members = {"arguments": arguments, "operator": self._operator}
+        return self._run("operator", "OperatorFunction", command, members)
 
     def keep_keyring(self, command: str, **members: object) -> dict[str, Any]:
         """The result of one command about the keyring."""
         return self._run("keyring", "KeyringFunction", command, members)
+
+    def log_lines(
+        self, output: str, query: str, *, since: int, until: int, limit: int
+    ) -> list[str]:
+        """The ``@message`` of each row that a CloudWatch Logs Insights query finds, in its order.
+
+        ``output`` is the stack's output that names the log groups. ``since`` and ``until`` are
+        seconds since the epoch.
+        """
+        with _readable_errors(self.stack, "operator"):
+            groups = self._output(output).split(",")
+            logs = self.session.client("logs", config=_DESCRIBE)
+            started = logs.start_query(
+                logGroupNames=groups,
+                startTime=since,
+                endTime=until,
+                queryString=query,
+                limit=limit,
+            )
+            deadline = time.monotonic() + _QUERY_SECONDS
+            while True:
+                found = logs.get_query_results(queryId=started["queryId"])
+                if found["status"] == "Complete":
+                    return [
+                        field["value"]
+                        for row in found["results"]
+                        for field in row
+                        if field["field"] == "@message"
+                    ]
+                if found["status"] not in ("Scheduled", "Running"):
+                    raise CommandFailed(f"the logs cannot be read: the query is {found['status']}")
+                if time.monotonic() >= deadline:
+                    with suppress(aws.ClientError):
+                        logs.stop_query(queryId=started["queryId"])
+                    raise CommandFailed(
+                        f"the logs were not read within {_QUERY_SECONDS} seconds: ask for less time"
+                    )
+                time.sleep(_POLL_SECONDS)
 
     def _run(
         self, what: str, output: str, command: str, members: Mapping[str, object]
@@ -62,15 +117,30 @@ class StackFunctions:
             return _result(what, name, response)
 
     def _output(self, key: str) -> str:
-        cloudformation = self.session.client("cloudformation", config=_DESCRIBE)
-        stack = cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
-        for output in stack.get("Outputs", []):
+        for output in self._described.get("Outputs", []):
             if output["OutputKey"] == key:
                 return str(output["OutputValue"])
         raise CommandFailed(
-            f"stack {self.stack} has no output {key} (status {stack['StackStatus']}):"
+            f"stack {self.stack} has no output {key} (status {self._described['StackStatus']}):"
             " is it a Keyferry stack?"
         )
+
+    @cached_property
+    def _described(self) -> Mapping[str, Any]:
+        cloudformation = self.session.client("cloudformation", config=_DESCRIBE)
+        return cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
+
+    @cached_property
+    def _operator(self) -> str:
+        """Who gives the commands, for the audit trail: the ARN that AWS knows the caller by. Empty
+        where it cannot be had; no command fails for that."""
+        if self.anonymous:
+            return ""
+        try:
+            arn = self.session.client("sts", config=_WHO).get_caller_identity()["Arn"]
+        except (aws.ClientError, aws.BotoCoreError):
+            return ""
+        return arn if _OPERATOR.fullmatch(arn) else ""
 
 
 def _result(what: str, name: str, response: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,6 +196,8 @@ def _client_error(stack: str, what: str, error: aws.ClientError) -> str:
         return "the AWS credentials have expired: sign in again"
     if code in _UNKNOWN_CREDENTIALS:
         return "AWS does not accept these credentials"
+    if code == "ResourceNotFoundException" and error.operation_name == "StartQuery":
+        return f"a log group of stack {stack} is gone: deploy the stack again"
     if code == "ResourceNotFoundException":
         return f"the {what} function of stack {stack} is gone: deploy the stack again"
     return _one_line(error)

@@ -1,11 +1,11 @@
 """The reference client of Keyferry: what a phone does, in Python, to be read and ported.
 
 Read in this order: `device` (the two key pairs), `dpop` (proofs), `client` (login, refresh, keys,
-sessions), `delivery`, `jose` and `hpke` (what it takes to trust a delivered key), `discovery`,
-`state`, `errors`.
+proxied calls, sessions), `delivery`, `jose` and `hpke` (what it takes to trust a delivered key),
+`discovery`, `state`, `errors`.
 """
 
-from .client import Config, KeyferryClient, Session
+from .client import Config, KeyferryClient, ProxiedResponse, Session
 from .delivery import DeliveredKey
 from .device import DeviceKeys, SoftwareDeviceKeys
 from .errors import KeyferryError, LoggedOut, Rejected, Retryable, TamperedDelivery
@@ -20,6 +20,7 @@ __all__ = [
     "LoggedOut",
     "MemoryStorage",
     "PersistedState",
+    "ProxiedResponse",
     "Rejected",
     "Retryable",
     "Session",

@@ -126,14 +126,16 @@ def _open(options: argparse.Namespace) -> None:
             session_id=session["sid"],
             proof_jti=proof.read_text(),
         )
-        keys = open_delivery(
+        delivery = open_delivery(
             options.delivery.read_text().strip(),
             _device(options.device),
             expected,
             signing_key=lambda token: discovery.key_for(token, typ=TYP),
         )
-    for name, key in keys.items():
+    for name, key in delivery.keys.items():
         print(f"{name}\tversion {key.version}\t{key.value}")
+    for name, reason in delivery.refused.items():
+        print(f"{name}\twithheld: {reason}", file=sys.stderr)
 
 
 _COMMANDS = {"login-body": _login_body, "proof": _proof, "open": _open}

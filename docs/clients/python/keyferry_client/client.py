@@ -6,11 +6,12 @@ Threads may share a client. Apps with several processes (an iOS app and its exte
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from urllib.parse import quote
 import httpx
 
 from . import hpke
-from .delivery import TYP, DeliveredKey, Expected, open_delivery
+from .delivery import TYP, DeliveredKey, Delivery, Expected, open_delivery
 from .device import DeviceKeys
 from .discovery import Discovery
 from .dpop import NonceCache, make_proof
@@ -77,6 +78,17 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxiedResponse:
+    """What an upstream answered, whatever it was: a `status` of 500 is the upstream's own."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    """By lower-case name; the few that the server passes on."""
+
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """A response, with the `jti` of the proof that asked for it."""
 
@@ -86,9 +98,30 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class _CachedDelivery:
-    keys: dict[str, DeliveredKey]
+    """``verified_at`` is when the server last said that this is what there is."""
+
+    delivery: Delivery
     etag: str | None
-    fresh_until: float
+    verified_at: float
+
+    def usable(self, now: float) -> Delivery:
+        """Without the keys whose time is over."""
+        keys = {
+            name: key
+            for name, key in self.delivery.keys.items()
+            if now < self.verified_at + key.cache_seconds
+        }
+        return replace(self.delivery, keys=keys)
+
+    def is_fresh(self, now: float) -> bool:
+        keys = self.delivery.keys
+        return bool(keys) and len(self.usable(now).keys) == len(keys)
+
+    def is_outdated_by(self, newer: Delivery) -> bool:
+        return any(
+            name in self.delivery.keys and self.delivery.keys[name].version < key.min_version
+            for name, key in newer.keys.items()
+        )
 
 
 class KeyferryClient:
@@ -238,39 +271,65 @@ class KeyferryClient:
     # ── keys ────────────────────────────────────────────────────────────
 
     def keys(self, names: Iterable[str] = ()) -> dict[str, DeliveredKey]:
-        """The API keys that this user may have on this device: all of them, or the named ones."""
-        wanted = tuple(sorted(names))
-        url = f"{self._issuer}/v1/keys" + (f"?names={','.join(wanted)}" if wanted else "")
-        return self._deliver(wanted, url)
+        """The API keys that this user may have on this device: all of them, or the named ones.
+
+        While the server cannot be reached, those that may still be used: without a word from it a
+        key lives for its `cache_seconds` and no longer. `Retryable` when there are none.
+        """
+        return self._all(names).keys
+
+    def withheld(self, names: Iterable[str] = ()) -> dict[str, str]:
+        """Why other keys are not among `keys`, by name: `app_version_too_old`, `mfa_required`, …"""
+        return self._all(names).refused
 
     def key(self, name: str) -> DeliveredKey:
-        """One API key. `Rejected("not_found")` says that there is none, or none for this user."""
-        delivered = self._deliver((name,), f"{self._issuer}/v1/keys/{quote(name, safe='')}")
+        """One API key. `Rejected` says why it is withheld; `not_found` that there is none, or none
+        that this user may know of."""
+        delivered = self._deliver((name,), f"{self._issuer}/v1/keys/{quote(name, safe='')}").keys
         if name not in delivered:
             raise TamperedDelivery("the delivery does not hold the key that was asked for")
         return delivered[name]
 
-    def _deliver(self, wanted: tuple[str, ...], url: str) -> dict[str, DeliveredKey]:
-        place = (self._session().session_id, wanted)
-        cached = self._deliveries.get(place)
-        if cached and self._clock() < cached.fresh_until:
-            return cached.keys
+    def _all(self, names: Iterable[str]) -> Delivery:
+        wanted = tuple(sorted(names))
+        # A name by itself is another answer than the same name in a list.
+        url = f"{self._issuer}/v1/keys" + (f"?names={','.join(wanted)}" if wanted else "")
+        return self._deliver(("", *wanted), url)
+
+    def _deliver(self, place: tuple[str, ...], url: str) -> Delivery:
+        """``place`` is where the answer is kept, beside the session's id."""
+        kept_at = (self._session().session_id, place)
+        cached = self._deliveries.get(kept_at)
+        if cached and cached.is_fresh(self._clock()):
+            return cached.delivery
         headers = {"Accept": hpke.MEDIA_TYPE if self._config.hpke else "application/jose"}
         if cached and cached.etag:
             headers["If-None-Match"] = cached.etag
-        exchange = self._send_authorized("GET", url, headers=headers)
+        try:
+            exchange = self._send_authorized("GET", url, headers=headers)
+        except Retryable:
+            usable = cached.usable(self._clock()) if cached else None
+            if usable is None or not usable.keys:
+                raise
+            return usable
         if cached and exchange.response.status_code == 304:
             # A 304 carries no signature. It can only prolong what this process has itself opened
             # and verified.
-            keys, etag = cached.keys, cached.etag
+            delivery, etag = cached.delivery, cached.etag
         else:
-            keys = self._open(exchange)
+            delivery = self._open(exchange)
             etag = exchange.response.headers.get("ETag")
-        lifetime = min((key.cache_seconds for key in keys.values()), default=0)
-        self._deliveries[place] = _CachedDelivery(keys, etag, self._clock() + lifetime)
-        return keys
+            self._drop_outdated(delivery)
+        self._deliveries[kept_at] = _CachedDelivery(delivery, etag, self._clock())
+        return delivery
 
-    def _open(self, exchange: Exchange) -> dict[str, DeliveredKey]:
+    def _drop_outdated(self, newer: Delivery) -> None:
+        """A key that was asked for by name may be kept there in a version that is not to be used."""
+        for kept_at, cached in list(self._deliveries.items()):
+            if cached.is_outdated_by(newer):
+                self._deliveries.pop(kept_at, None)
+
+    def _open(self, exchange: Exchange) -> Delivery:
         state = self._session()
         expected = Expected(
             issuer=self._issuer,
@@ -306,6 +365,36 @@ class KeyferryClient:
         if _json_object(exchange.response).get("kid") != thumbprint(jwk):
             raise Retryable("the reply does not name the key")
         self._deliveries.clear()
+
+    def proxy(
+        self,
+        key: str,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | str | None = None,
+    ) -> ProxiedResponse:
+        """Have the server send a request to the key's upstream, with the key, which does not come
+        here.
+
+        It is sent once. `Retryable` after no reply, or after status 502, 503 or 504, does not say
+        that the upstream has done nothing: repeat what may be done twice, and nothing else. With
+        429 the budget of this user is used up (`retry_after`), or the app is throttled.
+        `Rejected("proxy_refused")` says that the key is not for such a request.
+        """
+        wanted: dict[str, Any] = {"method": method, "path": path}
+        if query:
+            wanted["query"] = [list(pair) for pair in query]
+        if headers:
+            wanted["headers"] = dict(headers)
+        if isinstance(body, str):
+            wanted["body"] = body
+        elif body is not None:
+            wanted["body_base64"] = base64.b64encode(body).decode("ascii")
+        url = f"{self._issuer}/v1/proxy/{quote(key, safe='')}"
+        return _proxied(self._send_authorized("POST", url, json=wanted).response)
 
     # ── sessions ────────────────────────────────────────────────────────────
 
@@ -522,4 +611,17 @@ def _session_list(response: httpx.Response) -> list[Session]:
         raise Retryable("the reply was not a list of sessions") from error
 
 
-__all__ = ["Config", "KeyferryClient", "KeyferryError", "Session"]
+def _proxied(response: httpx.Response) -> ProxiedResponse:
+    try:
+        match _json_object(response):
+            case {"status": int(status), "headers": dict(headers), "body": str(text)}:
+                return ProxiedResponse(status, headers, text.encode("utf-8"))
+            case {"status": int(status), "headers": dict(headers), "body_base64": str(encoded)}:
+                return ProxiedResponse(status, headers, base64.b64decode(encoded, validate=True))
+    except ValueError:  # no text, or no Base64
+        pass
+    # Status 200 and something else: a captive portal, as for tokens.
+    raise Retryable("the reply was not an upstream's answer")
+
+
+__all__ = ["Config", "KeyferryClient", "KeyferryError", "ProxiedResponse", "Session"]

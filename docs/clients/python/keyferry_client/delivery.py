@@ -20,10 +20,21 @@ class DeliveredKey:
     """One API key. Its value is kept out of `repr`, so that no log holds it by accident."""
 
     value: str = field(repr=False)
-    version: int | str
+    version: int
     cache_seconds: int
     """How long the value may be used before it is asked for again. Keep it in memory, not on disk.
     """
+
+    min_version: int = 0
+    """Older versions of this key are not to be used any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The keys of one answer, and why others are withheld, by name."""
+
+    keys: dict[str, DeliveredKey]
+    refused: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +55,8 @@ def open_delivery(
     *,
     signing_key: Callable[[str], PublicJwk],
     hpke: bool = False,
-) -> dict[str, DeliveredKey]:
-    """The keys of one delivery, or `TamperedDelivery`.
+) -> Delivery:
+    """What one delivery holds, or `TamperedDelivery`.
 
     `hpke` says which of the two envelopes was asked for; the other one is refused.
     `signing_key` finds the public key of the inner JWT. A delivery has no `exp`: `proof_jti` proves
@@ -69,19 +80,24 @@ def open_delivery(
     for name, value in required.items():
         if claims.get(name) != value:
             raise TamperedDelivery(f"the delivery has another {name}")
-    keys = claims.get("keys")
-    if not isinstance(keys, dict):
-        raise TamperedDelivery("the delivery holds no keys")
-    return {name: _delivered_key(entry) for name, entry in keys.items()}
+    match claims:
+        case {"keys": dict(keys), "refused": dict(refused)}:
+            return Delivery(
+                {name: _delivered_key(entry) for name, entry in keys.items()},
+                {name: str(reason) for name, reason in refused.items()},
+            )
+        case _:
+            raise TamperedDelivery("the delivery is not as documented")
 
 
 def _delivered_key(entry: object) -> DeliveredKey:
     match entry:
         case {
             "value": str(value),
-            "version": int(version) | str(version),
+            "version": int(version),
+            "min_version": int(minimum),
             "cache_seconds": int(seconds),
         }:
-            return DeliveredKey(value, version, seconds)
+            return DeliveredKey(value, version, seconds, minimum)
         case _:
             raise TamperedDelivery("a delivered key is not as documented")

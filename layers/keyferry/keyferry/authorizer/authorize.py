@@ -15,8 +15,8 @@ from typing import Any, NoReturn, Self
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from keyferry import aws, clock
-from keyferry.authorizer.replay import ReplayGuard
 from keyferry.config import TokenPolicy
+from keyferry.dpop.replay import ReplayGuard
 from keyferry.edge import authentication
 from keyferry.edge.request import Call, Headers
 from keyferry.edge.telemetry import Metric, count, failure, logger

@@ -9,7 +9,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from keyferry.edge import response as responses
-from keyferry.edge.request import Request
+from keyferry.edge.request import MAX_BODY_BYTES, Request
 from keyferry.edge.response import Response
 from keyferry.edge.telemetry import failure, logger
 from keyferry.errors import RequestRefused, Unavailable
@@ -21,10 +21,12 @@ Handler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
 @dataclass(frozen=True, slots=True)
 class Route:
     """What answers a method and resource, and whether that is a protected resource (RFC 6749 §7)
-    rather than the token endpoint: the two spell DPoP errors with different statuses."""
+    rather than the token endpoint: the two spell DPoP errors with different statuses.
+    ``max_body_bytes`` is for the request."""
 
     answer: Callable[[Request], Response]
     protected: bool = False
+    max_body_bytes: int = MAX_BODY_BYTES
 
 
 def endpoint(
@@ -48,7 +50,11 @@ def endpoint(
                 nonce["DPoP-Nonce"] = keyring.dpop_nonce()
             if route is None:
                 raise RequestRefused("not_found", "no such route")
-            request = Request.from_event(event, invocation_id=context.aws_request_id)
+            request = Request.from_event(
+                event,
+                invocation_id=context.aws_request_id,
+                max_body_bytes=route.max_body_bytes,
+            )
             response = route.answer(request)
         except RequestRefused as refused:
             logger.info("refused", extra={"error": refused.code, "reason": refused.reason})

@@ -71,7 +71,9 @@ class Request:
     source_ip: str
 
     @classmethod
-    def from_event(cls, event: Mapping[str, Any], *, invocation_id: str) -> Self:
+    def from_event(
+        cls, event: Mapping[str, Any], *, invocation_id: str, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> Self:
         """Raise `RequestRefused` when the body is too large or not what its encoding says."""
         context = event["requestContext"]
         identity = context.get("identity") or {}
@@ -81,7 +83,7 @@ class Request:
             path_parameters=event.get("pathParameters") or {},
             query=_query(event),
             headers=Headers.from_event(event),
-            body=_body(event),
+            body=_body(event, max_body_bytes),
             invocation_id=invocation_id,
             client_key_id=identity.get("apiKeyId") or "",
             # API Gateway's own reading of the connection; a forwarded-for header is anybody's text.
@@ -134,10 +136,10 @@ def _query(event: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(values) for name, values in several.items()}
 
 
-def _body(event: Mapping[str, Any]) -> bytes:
+def _body(event: Mapping[str, Any], max_bytes: int) -> bytes:
     text = event.get("body") or ""
     # Four characters of base64 are three bytes, so this bounds what is about to be decoded too.
-    if len(text) > MAX_BODY_BYTES * 4 // 3 + 4:
+    if len(text) > max_bytes * 4 // 3 + 4:
         raise RequestRefused("payload_too_large", "body")
     if event.get("isBase64Encoded"):
         try:
@@ -146,7 +148,7 @@ def _body(event: Mapping[str, Any]) -> bytes:
             raise RequestRefused("invalid_request", "body is not base64") from None
     else:
         body = text.encode("utf-8", "surrogatepass")
-    if len(body) > MAX_BODY_BYTES:
+    if len(body) > max_bytes:
         raise RequestRefused("payload_too_large", "body")
     return body
 

@@ -45,6 +45,9 @@ class Metric(StrEnum):
     KEYS_THROTTLED = "KeysThrottled"
     DELIVERY_REFUSED = "DeliveryRefused"
     VAULT_UNDECIPHERABLE = "VaultUndecipherable"
+    REQUEST_PROXIED = "RequestProxied"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    UPSTREAM_FAILED = "UpstreamFailed"
     AUTHORIZER_REFUSED = "AuthorizerRefused"
     KEYRING_CHANGED = "KeyringChanged"
 

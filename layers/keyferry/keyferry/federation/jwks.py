@@ -15,30 +15,24 @@ host) and `MAX_BYTES`; and however callers behave, they cause few fetches in one
 
 from __future__ import annotations
 
-import functools
 import http.client
-import io
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from keyferry import __version__, clock
+from keyferry import __version__, clock, outgoing
 from keyferry.edge.telemetry import logger
 from keyferry.errors import Unavailable
 from keyferry.jose.rfc7517_jwk import EcJwk, Ed25519Jwk, RsaJwk
 from keyferry.jose.strict_json import loads_object
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 CONNECT_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
@@ -99,49 +93,24 @@ def fetch(uri: str) -> Fetched:
     """Ask an issuer for its keys. Raise `OSError`, `http.client.HTTPException` or `ValueError` for
     anything but a sound answer from exactly there; a redirect is not followed."""
     parts = checked_uri(uri)
-    host, port = parts.hostname or "", parts.port
     secure = parts.scheme == "https"
-    with closing(_connect(host, port or (443 if secure else 80))) as plain:
-        deadline = time.monotonic() + ANSWER_SECONDS
-        plain.settimeout(ANSWER_SECONDS)
-        # Closing what is wrapped twice does no harm; not closing the outer one leaks.
-        with closing(_tls().wrap_socket(plain, server_hostname=host) if secure else plain) as peer:
-            connection = http.client.HTTPConnection(host, port)
-            connection.sock = _Wire(peer, deadline)
-            connection.request(
-                "GET",
-                (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-                headers={
-                    "Accept": "application/jwk-set+json, application/json",
-                    "Accept-Encoding": "identity",
-                    "Connection": "close",
-                    "User-Agent": f"keyferry/{__version__}",
-                },
-            )
-            with closing(connection.getresponse()) as response:
-                return Fetched(parse(_body(response)), _fresh_seconds(response))
-
-
-def _connect(host: str, port: int) -> socket.socket:
-    """To the first address that answers, all of them together within `CONNECT_SECONDS`."""
-    deadline = time.monotonic() + CONNECT_SECONDS
-    failure = OSError("no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM
-    ):
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            break
-        peer = socket.socket(family, kind, protocol)
-        peer.settimeout(remaining)
-        try:
-            peer.connect(address)
-        except OSError as error:
-            peer.close()
-            failure = error
-        else:
-            return peer
-    raise failure
+    host, port = parts.hostname or "", parts.port or outgoing.DEFAULT_PORTS[secure]
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    with outgoing.exchange(
+        outgoing.connect(addresses, seconds=CONNECT_SECONDS),
+        host=host,
+        port=port,
+        secure=secure,
+        deadline=time.monotonic() + ANSWER_SECONDS,
+        max_bytes=MAX_BYTES + _MAX_HEADER_BYTES,
+        method="GET",
+        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        headers={
+            "Accept": "application/jwk-set+json, application/json",
+            "User-Agent": f"keyferry/{__version__}",
+        },
+    ) as response:
+        return Fetched(parse(_body(response)), _fresh_seconds(response))
 
 
 def checked_uri(uri: str) -> SplitResult:
@@ -237,53 +206,6 @@ class Jwks:
         held.fresh_until = now + fetched.fresh_seconds
 
 
-class _Bounded(io.RawIOBase):
-    """What a peer sends, up to a moment and a number of bytes.
-
-    A socket's own time-out starts anew with every byte, so it bounds nobody who sends slowly.
-    """
-
-    def __init__(self, peer: socket.socket, deadline: float) -> None:
-        self._peer, self._deadline = peer, deadline
-        self._left = MAX_BYTES + _MAX_HEADER_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        remaining = self._deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError("answer")
-        self._peer.settimeout(remaining)
-        received = self._peer.recv_into(buffer)
-        self._left -= received
-        if self._left < 0:
-            raise ValueError("answer too large")
-        return received
-
-
-class _Wire:
-    """As much of a socket as `http.client` uses."""
-
-    def __init__(self, peer: socket.socket, deadline: float) -> None:
-        self._peer, self._deadline = peer, deadline
-
-    def sendall(self, data: bytes) -> None:
-        self._peer.sendall(data)
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Bounded(self._peer, self._deadline))
-
-    def close(self) -> None:
-        """Nothing: `http.client` closes it before it reads the answer. `fetch` closes the peer."""
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    # At the first fetch: reading all certificate authorities takes longer than the rest of it.
-    return ssl.create_default_context()
-
-
 def _body(response: http.client.HTTPResponse) -> bytes:
     if response.status != 200:
         raise ValueError("status")
@@ -292,16 +214,7 @@ def _body(response: http.client.HTTPResponse) -> bytes:
         r"application/[a-z0-9.-]+\+json", media_type
     ):
         raise ValueError("media type")
-    # Nothing was asked to be compressed, so nothing is unpacked.
-    if (response.getheader("Content-Encoding") or "identity").strip().lower() != "identity":
-        raise ValueError("content encoding")
-    # An amount, always: without one, http.client reserves as much memory as the peer announces.
-    body = response.read(MAX_BYTES + 1)
-    if len(body) > MAX_BYTES:
-        raise ValueError("answer too large")
-    if response.length:
-        raise ValueError("answer cut off")
-    return body
+    return outgoing.read_body(response, max_bytes=MAX_BYTES)
 
 
 def _fresh_seconds(response: http.client.HTTPResponse) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -34,6 +34,7 @@ from keyferry.vault.model import (
     Manifest,
 )
 from keyferry.vault.store import VaultStore
+from keyferry.vault.upstream import METHODS, Upstream
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -163,6 +164,39 @@ class SetPolicy(NamedKey):
     cache_seconds: Annotated[int, Field(ge=0, le=DAY)] | None = None
 
 
+class ProxyRules(BaseModel):
+    """As `keyferry.vault.upstream.Upstream`, which says what is good and in which units; what is not
+    named is as there."""
+
+    model_config = _STRICT
+
+    host: str
+    path_prefix: str
+    methods: Annotated[list[str], Field(min_length=1, max_length=len(METHODS))]
+    inject: Literal["header", "query"]
+    parameter: str
+    template: str | None = None
+    port: int | None = None
+    headers: list[str] | None = None
+    max_request_bytes: int | None = None
+    max_response_bytes: int | None = None
+    timeout_seconds: int | None = None
+    budget: int | None = None
+    budget_seconds: int | None = None
+
+    def upstream(self) -> Upstream:
+        try:
+            return Upstream.from_members(self.model_dump()).checked()
+        except ValueError as error:
+            raise CommandRefused("invalid_request", f"{error}.") from None
+
+
+class SetUpstream(NamedKey):
+    """``upstream`` of None lets the key be delivered to devices again."""
+
+    upstream: ProxyRules | None
+
+
 class DeleteKey(NamedKey):
     pending_only: bool = False
 
@@ -232,6 +266,16 @@ class KeyCommands:
             ),
         )[0].members()
 
+    def set_upstream(self, request: SetUpstream) -> dict[str, Any]:
+        now = self.now()
+        upstream = request.upstream.upstream() if request.upstream is not None else None
+        return self._commit(
+            Action.UPSTREAM_SET,
+            lambda manifest: changes.set_upstream(
+                manifest, request.name, now=now, upstream=upstream
+            ),
+        )[0].members()
+
     def get(self, request: NamedKey) -> dict[str, Any]:
         """What is known of a key beside its values."""
         return changes.entry_of(self.vault.manifest(), request.name).members()
@@ -283,6 +327,7 @@ KEY_COMMANDS: Final[Mapping[str, Callable[[KeyCommands, dict[str, Any]], dict[st
     "keys.rollback": lambda commands, a: commands.rollback(NamedKey.model_validate(a)),
     "keys.minimum": lambda commands, a: commands.set_minimum(SetMinimum.model_validate(a)),
     "keys.policy": lambda commands, a: commands.set_policy(SetPolicy.model_validate(a)),
+    "keys.proxy": lambda commands, a: commands.set_upstream(SetUpstream.model_validate(a)),
     "keys.get": lambda commands, a: commands.get(NamedKey.model_validate(a)),
     "keys.list": lambda commands, a: commands.list(Nothing.model_validate(a)),
     "keys.delete": lambda commands, a: commands.delete(DeleteKey.model_validate(a)),

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 from keyferry.edge.telemetry import logger
 from keyferry.sessions.model import Session
 from keyferry.vault.access import Facts
+
+MESSAGE: Final = "key audit"
 
 
 class Action(StrEnum):
@@ -45,7 +48,7 @@ def of_device(
     refused: Mapping[str, str],
 ) -> None:
     logger.info(
-        "key audit",
+        MESSAGE,
         extra={
             "action": action,
             "keys": dict(keys),
@@ -62,4 +65,4 @@ def of_device(
 
 
 def of_operator(action: Action, operator: str, *, keys: Mapping[str, str]) -> None:
-    logger.info("key audit", extra={"action": action, "keys": dict(keys), "operator": operator})
+    logger.info(MESSAGE, extra={"action": action, "keys": dict(keys), "operator": operator})

@@ -7,11 +7,13 @@ was disabled get nothing, whatever the access token says.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from keyferry.aws import batch_get
+from keyferry.edge.request import Request
 from keyferry.edge.telemetry import Metric, count
 from keyferry.errors import RequestRefused
 from keyferry.sessions.live import require_living
@@ -25,6 +27,10 @@ from keyferry.vault.store import MANIFEST_KEY, ManifestReader
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+APP_VERSION_HEADER: Final = "keyferry-app-version"
+
+_APP_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +81,15 @@ class CallerStore:
             count(Metric.DELIVERY_REFUSED)
             raise
         return Caller(session, user, self.manifests.read(rows[0] if rows else None))
+
+
+def app_version_of(request: Request) -> str | None:
+    """What the app says to be now; it was updated since the login, maybe."""
+    text = request.headers.one(APP_VERSION_HEADER)
+    if text is not None and not _APP_VERSION.fullmatch(text):
+        raise RequestRefused(
+            "invalid_request",
+            "app version",
+            description="Keyferry-App-Version must be a version, such as 2.4.1.",
+        )
+    return text

@@ -29,7 +29,7 @@ from keyferry.sessions.model import Session
 from keyferry.vault import audit
 from keyferry.vault.access import Facts, Granted, decide_delivery
 from keyferry.vault.audit import Action
-from keyferry.vault.caller import CallerStore
+from keyferry.vault.caller import CallerStore, app_version_of
 from keyferry.vault.device_envelope import DeviceEnvelope
 from keyferry.vault.fetch_budget import FetchBudget
 from keyferry.vault.model import KeyEntry, Manifest, is_name
@@ -38,8 +38,6 @@ from keyferry.vault.opening import Values
 TYP: Final = "keyferry-keys+jwt"
 """Of the signed JWT inside; it keeps one kind of token of ours from passing for another."""
 
-APP_VERSION_HEADER: Final = "keyferry-app-version"
-
 MAX_NAMES: Final = 100
 
 NOT_FOUND: Final = "not_found"
@@ -47,7 +45,6 @@ NOT_FOUND: Final = "not_found"
 
 UNAVAILABLE: Final = "temporarily_unavailable"
 
-_APP_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
 _VERSION_NUMBER: Final = re.compile(r"[1-9][0-9]{0,14}")
 
 
@@ -126,7 +123,7 @@ class Delivery:
 
     def _deliver(self, request: Request, wanted: Wanted, *, one: bool) -> Response:
         now = self.now()
-        app_version = _app_version(request)
+        app_version = app_version_of(request)
         client_id = authentication.client_id(request, self.keyring)
         token, proof = authentication.authenticate(
             request.call(self.keyring.issuer),
@@ -258,18 +255,6 @@ def _version(request: Request) -> int | None:
             "invalid_request", "version", description="version must be a version's number."
         )
     return int(text)
-
-
-def _app_version(request: Request) -> str | None:
-    """What the app says to be now; it was updated since the login, maybe."""
-    text = request.headers.one(APP_VERSION_HEADER)
-    if text is not None and not _APP_VERSION.fullmatch(text):
-        raise RequestRefused(
-            "invalid_request",
-            "app version",
-            description="Keyferry-App-Version must be a version, such as 2.4.1.",
-        )
-    return text
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

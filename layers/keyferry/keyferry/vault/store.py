@@ -30,7 +30,7 @@ _MAX_RATIO: Final = 32
 
 _WRITE_ATTEMPTS: Final = 8
 _BATCH: Final = 100
-_MAX_WRITES: Final = 99
+MAX_WRITES: Final = 99
 """Beside the manifest: a transaction of DynamoDB has up to 100."""
 
 _MARK_BYTES: Final = 16
@@ -62,7 +62,7 @@ class VaultStore:
             made = change(seen)
             writes = [self._put(sealer.seal(value_id, value)) for value_id, value in made.seal]
             writes += [self._delete(value_id) for value_id in made.drop]
-            if len(writes) > _MAX_WRITES:
+            if len(writes) > MAX_WRITES:
                 raise CommandRefused("invalid_request", "Too many values at once.")
             # Two transactions at once on one row: DynamoDB refuses one before it looks at any
             # condition. That is a conflict like any other here.

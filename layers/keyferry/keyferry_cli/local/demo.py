@@ -196,7 +196,9 @@ class Demonstration:
                 self._stack, "users", "add", _USERNAME, "--role", "analyst", secret=self._password
             )
             policy = ("--role", "analyst", "--platform", "*")
-            key = keyferry(self._stack, "keys", "put", _KEY_NAME, *policy, secret=self._value)
+            put = ("keys", "put", _KEY_NAME, *policy)
+            pending = keyferry(self._stack, *put, secret=self._value)["pending"]["number"]
+            key = keyferry(self._stack, "keys", "promote", _KEY_NAME, "--version", str(pending))
             listed = keyferry(self._stack, "keys", "list")
             require("the user exists", user["username"] == _USERNAME)
             require("the key is listed", [row["name"] for row in listed["keys"]] == [_KEY_NAME])
@@ -204,7 +206,8 @@ class Demonstration:
             step.http = "IAM"
             step.seen = (
                 f"keyferry users add {_USERNAME} --role analyst; keyferry keys put {_KEY_NAME}"
-                f" --role analyst --platform '*' → version {key['version']}"
+                f" --role analyst --platform '*'; keyferry keys promote {_KEY_NAME}"
+                f" → version {key['current']['number']}"
             )
 
     def _phone_logs_in(self) -> None:

@@ -28,7 +28,9 @@ def prepare(
     password = secrets.token_urlsafe(12)
     keyferry(stack, "users", "add", username, "--role", "analyst", secret=password)
     policy = ("--role", "analyst", "--platform", "*")
-    keyferry(stack, "keys", "put", key, *policy, secret="AIza" + secrets.token_urlsafe(26))
+    keyferry(
+        stack, "keys", "put", key, *policy, "--promote", secret="AIza" + secrets.token_urlsafe(26)
+    )
     (folder / "password.txt").write_text(password + "\n")
     _script(folder / "phone", "keyferry_client", {})
     _script(

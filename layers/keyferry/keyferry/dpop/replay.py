@@ -1,7 +1,7 @@
 """One use for each DPoP proof (RFC 9449 §11.1), by one conditional write.
 
-Keyferry's own routes need no such record: what a replayed refresh or key delivery yields is of use
-to the device key alone. The authorizer guards other people's side effects, so it keeps one.
+Most routes need no such record: what a replayed refresh or key delivery yields is of use to the
+device key alone. The authorizer and the proxy guard other people's side effects, so they keep one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Proxy mode: calls to an upstream with a key that never reaches a device."""
