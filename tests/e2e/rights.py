@@ -41,6 +41,9 @@ class Right:
     resource: str
     """The name in the template, or ``*``."""
 
+    where: str = ""
+    """One of the values, if a condition lists several of them to choose from."""
+
 
 @dataclass(frozen=True)
 class Rights:
@@ -85,33 +88,24 @@ class Rights:
             )
         return found
 
-    @cached_property
-    def guards(self) -> dict[str, tuple[Statement, ...]]:
-        """What each KMS key's own policy denies, by the key's ARN. It has to leave the rest to the
-        roles."""
-        found: dict[str, tuple[Statement, ...]] = {}
-        for name, resource in self.resources.items():
-            if resource["Type"] != "AWS::KMS::Key":
-                continue
-            leaves, *denies = resource["Properties"]["KeyPolicy"]["Statement"]
-            assert leaves["Principal"] == {"AWS": {"Fn::Sub": _ROOT}}
-            assert (leaves["Effect"], leaves["Action"], leaves["Resource"]) == (
-                "Allow",
-                "kms:*",
-                "*",
-            )
-            assert all(each["Effect"] == "Deny" for each in denies)
-            assert all(each["Principal"] == {"AWS": "*"} for each in denies)
-            found[self._arn(name)] = tuple(Statement.parse(each) for each in denies)
-        return found
+    def guard(self, name: str) -> tuple[Statement, ...]:
+        """What a KMS key's own policy denies to everybody. It has to leave the rest to the roles."""
+        properties = self.resources[name]["Properties"]
+        policy = properties.get("KeyPolicy", {"Statement": []})["Statement"]
+        denies = [each for each in policy if each["Effect"] == "Deny"]
+        assert all(each["Principal"] == {"AWS": "*"} for each in denies)
+        to_roles = {"Action": "kms:*", "Resource": "*", "Principal": {"AWS": {"Fn::Sub": _ROOT}}}
+        assert not policy or any(to_roles.items() <= each.items() for each in policy)
+        return tuple(Statement.parse(each) for each in denies)
 
     def everything(self) -> set[Right]:
         return {
-            Right(function, statement.sid, action, self._name(resource))
+            Right(function, statement.sid, action, self._name(resource), value)
             for function, statements in self.statements.items()
             for statement in statements
             for action in statement.actions
             for resource in statement.resources
+            for _, value in _choices(statement)
         }
 
     def used(self, call: Call) -> set[Right]:
@@ -119,14 +113,17 @@ class Rights:
         assert call.function is not None
         found = set()
         for request in self.requests(call):
-            statements = self.statements[call.function] + self.guards.get(request.resource, ())
+            name = self._name(request.resource)
+            statements = self.statements[call.function] + self.guard(name)
             allowed = allowing(statements, request)
             if not allowed:
                 raise NotAllowedError(call.function, request)
-            name = self._name(request.resource)
             for statement in allowed:
                 resource = name if request.resource in statement.resources else "*"
-                found.add(Right(call.function, statement.sid, request.action, resource))
+                right = Right(call.function, statement.sid, request.action, resource)
+                for key, value in _choices(statement):
+                    if request.context.get(key, "") == value:
+                        found.add(replace(right, where=value))
         return found
 
     def requests(self, call: Call) -> Iterator[Request]:
@@ -219,6 +216,17 @@ class Rights:
             case list():
                 return [self._resolved(each) for each in value]
         return value
+
+
+def _choices(statement: Statement) -> list[tuple[str, str]]:
+    """Context key and value, for each of several values that a condition is content with."""
+    listed = [
+        (key, value)
+        for key, values in statement.conditions.get("StringEquals", {}).items()
+        if len(values) > 1
+        for value in values
+    ]
+    return listed or [("", "")]
 
 
 _ROOT: Final = "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"

@@ -21,7 +21,7 @@ import pytest
 from keyferry.sessions.model import Status
 from keyferry.sessions.store import session_from_item
 from keyferry_cli.local.sam import SOURCES
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs
 from tests.e2e.conftest import PASSWORD, SECRETS, Operator
 from tests.e2e.device import Device, jwk_of
 
@@ -45,9 +45,8 @@ KEPT = ("Url", "Table", "KeyArn", "KeyId")
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = [needs("git"), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def previous_commit() -> str:
@@ -135,7 +134,11 @@ def goes_on(phone: Phone) -> None:
     assert refreshed.status_code == 200, refreshed.text
     keys = phone.keys()
     assert keys.status_code == 200, keys.text
-    claims = phone.open(keys, platform=phone.platform)
+
+
+def is_delivered(phone: Phone) -> None:
+    """The phone can open what it is sent, and verify it against the published keys."""
+    claims = phone.open(phone.keys(), platform=phone.platform)
     assert claims["keys"]["maps"]["value"] == SECRETS["maps"]
 
 
@@ -159,11 +162,13 @@ def test_no_session_is_lost(old_stack: LocalStack, previous: Path, http: httpx.C
     assert {row.sid for row in rows} == {phone.tokens["session_id"] for phone in phones}
     assert {row.status for row in rows} == {Status.ACTIVE}
     all_of(goes_on, phones)
+    all_of(is_delivered, phones[::SESSIONS_OF_EACH])
 
     stack.deploy(lambda _: None, root=previous)
     assert template_of(stack) == deployed
     assert stack.outputs == outputs
     all_of(goes_on, phones)
+    all_of(is_delivered, phones[::SESSIONS_OF_EACH])
 
 
 def template_of(stack: LocalStack) -> Any:

@@ -39,11 +39,13 @@ from keyferry import aws, clock
 from keyferry.config import DAY
 from keyferry.users import totp
 from tests.contract.conftest import Cloud, make_cloud
-from tests.e2e.conftest import PASSWORD, SECRETS
+from tests.e2e.conftest import PASSWORD, PROXIED, RULES, SECRETS
 from tests.scenarios.system import SETTINGS, THEIRS, System, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.local_upstream import LocalUpstream
 
 Statements = Mapping[str, list[dict[str, Any]]]
 """Of each function's role, by the name of the function's folder."""
@@ -135,6 +137,7 @@ def enforced(
     statements: Statements,
     monkeypatch: pytest.MonkeyPatch,
     metrics: Callable[[], list[str]],
+    upstream: LocalUpstream,
 ) -> Iterator[Enforced]:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
@@ -150,6 +153,7 @@ def enforced(
         monkeypatch.setattr(aws, "kms", with_key_pairs)
         for name, value in settings(cloud).items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("KEYFERRY_PROXY_CONNECT_TO", upstream.connect_to)
         system = Enforced(cloud, metrics, credentials=make_roles(statements))
         monkeypatch.setattr(clock, "now", lambda: system.now)
         system.create()
@@ -159,7 +163,7 @@ def enforced(
 
 
 def test_every_function_does_its_work(enforced: Enforced) -> None:
-    """Login, refresh, delivery, sessions, second factor, accounts, operator, authorizer, rotation."""
+    """Login, refresh, delivery, proxy, sessions, second factor, accounts, operator, authorizer, rotation."""
     system = enforced
     system.start_cold()
     first = system.phone()
@@ -171,6 +175,10 @@ def test_every_function_does_its_work(enforced: Enforced) -> None:
     assert phone.refresh(old).status_code == 200
     assert phone.open(phone.keys())["keys"]["maps"]["value"] == SECRETS["maps"]
     assert replace(phone, api_url=THEIRS).resource("GET", "/x").status_code == 200
+    proxied = {"name": "proxied", "value": PROXIED}
+    system.operate("keys.put", policy={"roles": ["*"]}, promote=True, **proxied)
+    system.operate("keys.proxy", name="proxied", upstream=RULES)
+    assert phone.proxy("proxied", "GET", "/v1/x").status_code == 200
     assert len(phone.resource("GET", "/v1/sessions").json()["sessions"]) == 3
     ended = phone.resource("DELETE", "/v1/sessions", query="?except=current").json()
     assert ended == {"ended": 2}
@@ -208,6 +216,7 @@ FORBIDDEN = {
     "login": "kms:GenerateDataKey",
     "refresh": "dynamodb:PutItem",
     "deliver_key": "dynamodb:UpdateItem",
+    "proxy": "kms:GenerateDataKey",
     "sessions": "dynamodb:BatchGetItem",
     "mfa": "dynamodb:Query",
     "account": "kms:Encrypt",
