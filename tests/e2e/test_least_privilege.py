@@ -28,7 +28,15 @@ NOT_CALLED_BY_FUNCTIONS = {
     "xray:PutTelemetryRecords": "Lambda sends the traces, with the function's role",
 }
 
-UNUSED: dict[Right, str] = {}
+GOOGLES_KEYS = (
+    "An App Check token is good only if Google signed it, and no test here has one that is. "
+    "tests/contract/test_accounts.py and tests/unit/test_app_check.py use tokens of an issuer in its place."
+)
+
+UNUSED = {
+    Right("account", "UseAppCheckTokenOnce", "dynamodb:PutItem", "ProofsTable"): GOOGLES_KEYS,
+    Right("login", "UseAppCheckTokenOnce", "dynamodb:PutItem", "ProofsTable"): GOOGLES_KEYS,
+}
 """Rights that no test makes use of, and why they are there all the same."""
 
 
