@@ -30,7 +30,7 @@ NOT_CALLED_BY_FUNCTIONS = {
 
 GOOGLES_KEYS = (
     "An App Check token is good only if Google signed it, and no test here has one that is. "
-    "tests/contract/test_accounts.py and tests/unit/test_app_check.py use tokens of an issuer in its place."
+    "tests/contract/test_accounts.py and tests/unit/test_app_check.py have an issuer in its place."
 )
 
 UNUSED = {
