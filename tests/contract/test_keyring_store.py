@@ -11,10 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyferry.config import DAY, Deployment
-from keyferry.errors import Unavailable
+from keyferry.edge.telemetry import logger
+from keyferry.errors import CommandRefused, Unavailable
 from keyferry.jose import rfc7515_jws
 from keyferry.keyring.lifecycle import Maintenance, maintain, schedules
-from keyferry.keyring.model import Keyring, Purpose, Standing
+from keyferry.keyring.model import Clients, Keyring, Purpose, Standing
+from keyferry.keyring.rotate import RotateKeyring
 from keyferry.keyring.unwrapped import MAX_AGE_SECONDS, UnwrappedKeyring
 from tests.contract.conftest import DEPLOYMENT, Cloud
 
@@ -44,7 +46,11 @@ def unwrapped(cloud: Cloud, clock: Callable[[], int] = lambda: 0) -> UnwrappedKe
 
 def test_created_once(cloud: Cloud) -> None:
     keyring = create(cloud)
-    assert (keyring.revision, keyring.issuer, keyring.clients) == (1, ISSUER, {"id": "ios"})
+    assert (keyring.revision, keyring.issuer, keyring.clients) == (
+        1,
+        ISSUER,
+        Clients({"id": "ios"}),
+    )
     assert len(keyring.keys) == 6
     assert not run(cloud).written
     assert not run(cloud, issuer=ISSUER, clients={"id": "ios"}).written
@@ -55,7 +61,115 @@ def test_update_of_the_stack_keeps_the_keys(cloud: Cloud) -> None:
     before = create(cloud)
     assert run(cloud, issuer=ISSUER + "2", clients={"id2": "ios"}).written
     after = cloud.keyring.read()
-    assert after == replace(before, revision=2, issuer=ISSUER + "2", clients={"id2": "ios"})
+    clients = Clients({"id2": "ios"})
+    assert after == replace(before, revision=2, issuer=ISSUER + "2", clients=clients)
+
+
+def test_update_of_the_stack_keeps_what_the_operator_did_to_client_keys(cloud: Cloud) -> None:
+    create(cloud)
+    run(cloud, operated=lambda clients: clients.add("new", "ios"))
+    run(cloud, operated=lambda clients: clients.retire("id"))
+    assert not run(cloud, issuer=ISSUER, clients={"id": "ios"}).written
+    run(cloud, issuer=ISSUER, clients={"id": "ios", "id2": "android"})
+    assert unwrapped(cloud).clients == {"new": "ios", "id2": "android"}
+
+
+def test_a_refused_change_of_client_keys_writes_nothing(cloud: Cloud) -> None:
+    before = create(cloud)
+    with pytest.raises(CommandRefused):
+        run(cloud, operated=lambda clients: clients.add("new", "macos"))
+    assert cloud.keyring.read() == before
+
+
+@pytest.fixture
+def function(cloud: Cloud) -> RotateKeyring:
+    """The keyring function of a stack with one client."""
+    create(cloud)
+    return RotateKeyring(cloud.keyring, cloud.maker, SCHEDULES, lambda: 0)
+
+
+def test_the_operator_adds_and_retires_client_keys(
+    cloud: Cloud, function: RotateKeyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(logger, "info", lambda message, extra: lines.append((message, extra)))
+    add = {
+        "command": "keyring.add_client",
+        "key_id": "k2",
+        "client_id": "ios",
+        "operator": "ben",
+    }
+    retire = {"command": "keyring.retire_client", "key_id": "id"}
+    about: dict[str, Any]
+    for written in (True, False):
+        answer = function.command(add)
+        assert answer["result"]["clients"] == {"id": "ios", "k2": "ios"}
+        assert answer["result"]["template_clients"] == {"id": "ios"}
+        about = {
+            "action": "added",
+            "client_key_id": "k2",
+            "client_id": "ios",
+            "written": written,
+            "operator": "ben",
+        }
+        assert lines[-1] == ("client key", about)
+    for written in (True, False):
+        assert function.command(retire)["result"]["clients"] == {"k2": "ios"}
+        about = {
+            "action": "retired",
+            "client_key_id": "id",
+            "client_id": None,
+            "written": written,
+            "operator": "",
+        }
+        assert lines[-1] == ("client key", about)
+    assert unwrapped(cloud).clients == {"k2": "ios"}
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        ({"command": "keyring.add_client", "key_id": "k2", "client_id": "macos"}, "not_found"),
+        ({"command": "keyring.add_client", "key_id": "k2"}, "invalid_request"),
+        ({"command": "keyring.add_client", "client_id": "ios"}, "invalid_request"),
+        ({"command": "keyring.add_client", "key_id": 2, "client_id": "ios"}, "invalid_request"),
+        ({"command": "keyring.add_client", "key_id": "", "client_id": "ios"}, "invalid_request"),
+        ({"command": "keyring.add_client", "key_id": "k\n", "client_id": "ios"}, "invalid_request"),
+        ({"command": "keyring.add_client", "key_id": "k2", "client_id": ""}, "invalid_request"),
+        ({"command": "keyring.retire_client"}, "invalid_request"),
+        (
+            {"command": "keyring.retire_client", "key_id": "id", "client_id": "ios"},
+            "invalid_request",
+        ),
+        ({"command": "keyring.retire_client", "key_id": "id", "more": 1}, "invalid_request"),
+        (
+            {"command": "keyring.retire_client", "key_id": "id", "operator": "a\nline"},
+            "invalid_request",
+        ),
+        ({"command": "keyring.show", "key_id": "id"}, "invalid_request"),
+        ({"command": "keyring.show", "kid": "x"}, "invalid_request"),
+        ({"command": "keyring.revoke"}, "invalid_request"),
+        ({"command": "keyring.drop"}, "invalid_request"),
+    ],
+)
+def test_commands_that_are_refused_change_nothing(
+    cloud: Cloud, function: RotateKeyring, event: dict[str, Any], code: str
+) -> None:
+    before = cloud.keyring.read()
+    answer = function.command(event)
+    assert (answer["ok"], answer["error"]["error"]) == (False, code)
+    assert cloud.keyring.read() == before
+
+
+def test_client_keys_added_at_once_by_many(cloud: Cloud) -> None:
+    create(cloud)
+
+    def add(number: int) -> Maintenance:
+        return run(cloud, operated=lambda clients: clients.add(f"new{number}", "ios"))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(done.written for done in pool.map(add, range(3)))
+    assert set(unwrapped(cloud).clients) == {"id", "new0", "new1", "new2"}
 
 
 def test_nothing_to_make_one_for(cloud: Cloud) -> None:

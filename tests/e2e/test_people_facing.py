@@ -81,10 +81,12 @@ def test_serve_ends_with_everything_it_started() -> None:
         assert folder is not None, printed
         assert alive(endpoint[1])
         serve.send_signal(signal.SIGINT)
-        last, _ = serve.communicate(timeout=30)
+        last, _ = serve.communicate(timeout=180)
     finally:
         serve.kill()
         serve.wait()
+        if serve.stdout is not None:
+            serve.stdout.close()
     assert serve.returncode == 0
     assert "nothing is left running" in last
     assert not alive(endpoint[1])

@@ -555,6 +555,19 @@ class TestApi:
         assert link["KeyId"] == {"Ref": f"{platform}ClientKey"}
         assert link["UsagePlanId"] == {"Ref": f"{platform}UsagePlan"}
 
+    def test_each_client_of_the_keyring_tells_its_key_and_its_plan(
+        self, template: dict[str, Any], resources: Resources
+    ) -> None:
+        (keyring,) = of_type(resources, "Custom::Keyring").values()
+        outputs = template["Outputs"]
+        for platform, keys in keyring["Properties"]["Clients"].items():
+            name = platform.capitalize()
+            assert keys == [{"Ref": f"{name}ClientKey"}]
+            assert outputs[f"{name}ClientKeyId"]["Value"] == {"Ref": f"{name}ClientKey"}
+            assert outputs[f"{name}UsagePlanId"]["Value"] == {"Ref": f"{name}UsagePlan"}
+        told = {name for name in outputs if name.endswith("UsagePlanId")}
+        assert len(told) == len(of_type(resources, "AWS::ApiGateway::UsagePlan"))
+
 
 class TestState:
     def test_tables(self, resources: Resources) -> None:
@@ -595,6 +608,8 @@ def test_outputs(template: dict[str, Any]) -> None:
         "ApiUrl",
         "IosClientKeyId",
         "AndroidClientKeyId",
+        "IosUsagePlanId",
+        "AndroidUsagePlanId",
         "OperatorFunction",
         "KeyringFunction",
         "AuditLogGroups",

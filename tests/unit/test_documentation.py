@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.session import Session
 
 from keyferry.attestation.app_check import DECISIONS, HEADER, Mode, Result
 from keyferry.config import DAY
@@ -331,3 +332,34 @@ def test_one_stack_name() -> None:
 
 def template() -> str:
     return (ROOT / "template.yaml").read_text(encoding="utf-8")
+
+
+# ── clients.md ───────────────────────────────────────────────────────────
+
+
+def test_the_rights_for_client_keys_are_those_that_the_command_needs() -> None:
+    """Each operation of API Gateway in the code, by HTTP method and path as IAM sees it."""
+    source = (ROOT / "layers/keyferry/keyferry_cli/client_keys.py").read_text(encoding="utf-8")
+    methods = set(re.findall(r"gateway\.(?!get_paginator|exceptions)(\w+)\(", source))
+    methods |= set(re.findall(r'get_paginator\("(\w+)"\)', source))
+    model = Session().get_service_model("apigateway")
+    needed = set()
+    for method in methods:
+        http = model.operation_model(method.title().replace("_", "")).http
+        path = re.sub(r"(/usageplans/)\{\w+\}", r"\1PLAN_OF_IOS", http["requestUri"])
+        needed.add((f"apigateway:{http['method']}", re.sub(r"\{\w+\}", "*", path)))
+    needed.add(("apigateway:PUT", "/tags/*"))  # the tags of a new key
+
+    (policy,) = re.findall(r"```json\n(.*?)```", page("clients.md"), re.DOTALL)
+    granted = {
+        (action, resource.partition("::")[2])
+        for statement in json.loads(policy)["Statement"]
+        for action in statement["Action"]
+        for resource in statement["Resource"]
+    }
+    assert {each for each in granted if "ANDROID" not in each[1]} == needed
+    assert {(action, path.replace("IOS", "ANDROID")) for action, path in needed} <= granted
+
+
+def test_functions_know_of_a_client_key_when_the_page_says() -> None:
+    assert f"within {unwrapped.MAX_AGE_SECONDS} seconds" in page("clients.md")

@@ -1,5 +1,6 @@
 """How keys of the keyring come and go, as a pure function of time."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyferry.config import DAY
+from keyferry.errors import CommandRefused
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.keyring.lifecycle import Schedule, advance, schedules
-from keyferry.keyring.model import Keyring, Purpose, Standing, WrappedKey
+from keyferry.keyring.model import Clients, Keyring, Purpose, Standing, WrappedKey
 
 IDLE = 7 * DAY
 SCHEDULES = schedules(idle_seconds=IDLE)
@@ -108,9 +110,67 @@ def test_two_rotations_late_still_go_one_by_one() -> None:
 
 
 def test_json_round_trip_and_jwks() -> None:
-    keyring = Keyring(3, "https://issuer", {"id": "ios"}, step((), 0, [0]))
+    clients = Clients({"id": "ios", "old": "ios"}, {"new": "ios"}, frozenset({"old"}))
+    keyring = Keyring(3, "https://issuer", clients, step((), 0, [0]))
     assert Keyring.from_json(keyring.to_json(), revision=3) == keyring
     jwks = keyring.jwks()["keys"]
     assert len(jwks) == 2, "the next key is published too"
     assert all(set(jwk) == {"kty", "crv", "x", "y", "kid", "use", "alg"} for jwk in jwks)
     assert "wrapped" not in repr(replace(keyring.keys[0], wrapped=b"secret wrapped"))
+
+
+# ── client keys ──────────────────────────────────────────────────────────
+
+TEMPLATE = {"a1": "ios", "b1": "android"}
+
+
+def test_a_row_from_before_client_keys_could_be_added() -> None:
+    document = json.dumps({"issuer": "https://issuer", "clients": TEMPLATE, "keys": []})
+    assert Keyring.from_json(document, revision=1).clients == Clients(TEMPLATE)
+
+
+def test_added_and_retired_client_keys() -> None:
+    clients = Clients(TEMPLATE).add("a2", "ios")
+    assert clients.known() == TEMPLATE | {"a2": "ios"}
+    assert clients.add("a2", "ios") == clients, "once more changes nothing"
+    clients = clients.retire("a1")
+    assert clients.known() == {"a2": "ios", "b1": "android"}
+    assert clients.retire("a1") == clients
+    assert clients.retire("unheard-of") == clients
+
+
+def test_a_deployment_changes_nothing_of_what_the_operator_did() -> None:
+    clients = Clients(TEMPLATE).add("a2", "ios").retire("a1")
+    deployed = replace(clients, template=TEMPLATE | {"b2": "android"})
+    assert deployed.known() == {"a2": "ios", "b1": "android", "b2": "android"}
+    without = replace(deployed, template={"b1": "android"})
+    back = replace(without, template=TEMPLATE)
+    assert back.known() == clients.known(), "a deployment that was rolled back"
+
+
+def test_a_retired_client_key_can_come_back() -> None:
+    clients = Clients(TEMPLATE).add("a2", "ios")
+    assert clients.retire("a1").add("a1", "ios") == clients
+    assert clients.retire("a2") == Clients(TEMPLATE)
+    assert clients.retire("a2").add("a2", "ios") == clients
+
+
+def test_a_key_that_the_template_adopts_is_retired_for_both() -> None:
+    adopted = replace(Clients(TEMPLATE).add("a2", "ios"), template=TEMPLATE | {"a2": "ios"})
+    assert adopted.retire("a2").known() == TEMPLATE
+    assert replace(adopted.retire("a2"), template=TEMPLATE).known() == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("key", "client", "code"),
+    [
+        ("a2", "macos", "not_found"),
+        ("a2", "IOS", "not_found"),
+        ("a1", "android", "invalid_request"),
+        ("x1", "android", "invalid_request"),
+    ],
+)
+def test_client_keys_that_are_not_added(key: str, client: str, code: str) -> None:
+    with pytest.raises(CommandRefused) as refused:
+        Clients(TEMPLATE).add("x1", "ios").add(key, client)
+    assert refused.value.code == code

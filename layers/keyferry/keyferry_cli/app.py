@@ -1,9 +1,10 @@
-"""The `keyferry` command: users, providers, keys, sessions and the keyring of a deployed stack."""
+"""The `keyferry` command: users, providers, keys, sessions, clients and the keyring of a deployed stack."""
 
 from __future__ import annotations
 
 import typer
 
+from keyferry_cli.clients import clients
 from keyferry_cli.key_audit import audit_key
 from keyferry_cli.key_import import import_keys
 from keyferry_cli.key_proxy import set_upstream
@@ -17,7 +18,7 @@ from keyferry_cli.users import users
 
 app = typer.Typer(
     name="keyferry",
-    help="Operate a Keyferry stack: users, providers, keys, sessions, keyring. Exit status: 0 done,"
+    help="Operate a Keyferry stack: users, providers, keys, sessions, clients, keyring. Exit status: 0 done,"
     " 1 refused or failed, 2 wrong usage.",
     no_args_is_help=True,
     # A traceback could show the value of a secret.
@@ -32,6 +33,7 @@ app.add_typer(users, name="users")
 app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
+app.add_typer(clients, name="clients")
 app.add_typer(keyring, name="keyring")
 
 

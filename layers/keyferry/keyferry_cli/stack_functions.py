@@ -1,5 +1,5 @@
-"""The functions of a stack that an operator invokes, and the logs that they write, with the caller's
-own AWS credentials.
+"""The functions of a stack that an operator invokes, the logs that they write, and the API Gateway
+in front of them, with the caller's own AWS credentials.
 
 There is no administration endpoint on the internet: whoever may invoke these functions, by IAM, is
 an operator. Every way in which that fails becomes a `CommandFailed` with one line to read.
@@ -24,6 +24,10 @@ from botocore.config import Config
 # mislead.
 _INVOKE = Config(connect_timeout=5, read_timeout=35, retries={"total_max_attempts": 1})
 _DESCRIBE = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
+# API Gateway takes few control calls at a time. All that are made of it do no harm when done twice.
+_GATEWAY = Config(
+    connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 5}
+)
 # Nothing depends on who is asking, so nobody waits long for it.
 _WHO = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 1})
 
@@ -60,12 +64,26 @@ class StackFunctions:
 
     def operate(self, command: str, **arguments: object) -> dict[str, Any]:
         """The result of one command about users, keys or sessions."""
-        members = {"arguments": arguments, "operator": self._operator}
+        members = {"arguments": arguments, "operator": self.operator}
         return self._run("operator", "OperatorFunction", command, members)
 
     def keep_keyring(self, command: str, **members: object) -> dict[str, Any]:
         """The result of one command about the keyring."""
         return self._run("keyring", "KeyringFunction", command, members)
+
+    def outputs(self) -> dict[str, str]:
+        """The stack's outputs, by their names."""
+        with _readable_errors(self.stack, "keyring"):
+            return {
+                output["OutputKey"]: str(output["OutputValue"])
+                for output in self._described.get("Outputs", [])
+            }
+
+    @contextmanager
+    def gateway(self) -> Iterator[Any]:
+        """A client of API Gateway. What fails in the block fails as a command does."""
+        with _readable_errors(self.stack, "keyring"):
+            yield self.session.client("apigateway", config=_GATEWAY)
 
     def log_lines(
         self, output: str, query: str, *, since: int, until: int, limit: int
@@ -131,7 +149,7 @@ class StackFunctions:
         return cloudformation.describe_stacks(StackName=self.stack)["Stacks"][0]
 
     @cached_property
-    def _operator(self) -> str:
+    def operator(self) -> str:
         """Who gives the commands, for the audit trail: the ARN that AWS knows the caller by. Empty
         where it cannot be had; no command fails for that."""
         if self.anonymous:

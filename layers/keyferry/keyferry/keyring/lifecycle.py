@@ -20,7 +20,14 @@ from keyferry.config import DAY, Deployment
 from keyferry.errors import Unavailable
 from keyferry.jose import base64url
 from keyferry.jose.rfc7517_jwk import EcJwk
-from keyferry.keyring.model import Keyring, Purpose, Standing, WrappedKey, encryption_context
+from keyferry.keyring.model import (
+    Clients,
+    Keyring,
+    Purpose,
+    Standing,
+    WrappedKey,
+    encryption_context,
+)
 from keyferry.keyring.store import KeyringStore
 from keyferry.tokens.refresh import KID_BYTES
 
@@ -161,11 +168,13 @@ def maintain(
     clients: Mapping[str, str] | None = None,
     early: bool = False,
     revoked: str | None = None,
+    operated: Callable[[Clients], Clients] | None = None,
 ) -> Maintenance:
     """Bring the keyring to where it should be at ``now``.
 
-    ``issuer`` and ``clients`` are given when the stack is created or updated, and kept otherwise.
-    ``early`` rotates before its time. ``revoked`` is the ``kid`` of a key to drop at once.
+    ``issuer`` and ``clients``, the client keys of the template, are given when the stack is created
+    or updated, and kept otherwise. ``early`` rotates before its time. ``revoked`` is the ``kid`` of
+    a key to drop at once. ``operated`` is what the operator does to the client keys; it may refuse.
 
     Raise `Unavailable` when other writers kept winning, and `LookupError` when there is no keyring
     and no issuer to make one for, or no key ``revoked``.
@@ -180,10 +189,15 @@ def maintain(
             raise LookupError("there is no such key")
         keys = tuple(key for key in keys if key.kid != revoked)
         plan = advance(keys, schedules, now, early=early)
+        known = seen.clients if seen else Clients({})
+        if clients is not None:
+            known = replace(known, template=clients)
+        if operated is not None:
+            known = operated(known)
         wanted = Keyring(
             revision=seen.revision + 1 if seen else 1,
             issuer=issuer or (seen.issuer if seen else ""),
-            clients=clients if clients is not None else (seen.clients if seen else {}),
+            clients=known,
             keys=_ordered(plan.keep),
         )
         if seen and not plan.missing and replace(wanted, revision=seen.revision) == seen:

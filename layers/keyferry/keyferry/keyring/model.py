@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from keyferry.config import Deployment
+from keyferry.errors import CommandRefused
 from keyferry.jose.rfc7517_jwk import EcJwk
 
 
@@ -45,12 +46,53 @@ class WrappedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Clients:
+    """The client keys, by the id of the API Gateway API key: which client each one names.
+
+    They come from two sides that do not know of each other. A deployment brings those of the
+    ``template``, all of them each time. The operator has ``added`` others and ``retired`` some, and
+    a deployment changes neither.
+    """
+
+    template: Mapping[str, str]
+    added: Mapping[str, str] = field(default_factory=dict)
+    retired: frozenset[str] = frozenset()
+
+    def known(self) -> dict[str, str]:
+        """API-key id → client id of every key that is good."""
+        named = {**self.added, **self.template}
+        return {key: client for key, client in named.items() if key not in self.retired}
+
+    def add(self, key_id: str, client_id: str) -> Clients:
+        """Let ``key_id`` name ``client_id``, also when it was retired before.
+
+        Raise `CommandRefused` for a client that the template does not have, and for a key that
+        names another one.
+        """
+        if client_id not in self.template.values():
+            raise CommandRefused("not_found", f"The template has no client {client_id}.")
+        if {**self.added, **self.template}.get(key_id, client_id) != client_id:
+            raise CommandRefused("invalid_request", "This key names another client.")
+        added = dict(self.added)
+        if key_id not in self.template:
+            added[key_id] = client_id
+        return Clients(self.template, added, self.retired - {key_id})
+
+    def retire(self, key_id: str) -> Clients:
+        """Let ``key_id`` name nobody. One of the template is remembered, as the next deployment
+        brings it again; any other one is just forgotten."""
+        added = {key: client for key, client in self.added.items() if key != key_id}
+        retired = self.retired | ({key_id} & self.template.keys())
+        return Clients(self.template, added, retired)
+
+
+@dataclass(frozen=True, slots=True)
 class Keyring:
-    """The whole row. ``clients`` maps an API Gateway API-key id to its client id."""
+    """The whole row."""
 
     revision: int
     issuer: str
-    clients: Mapping[str, str]
+    clients: Clients
     keys: tuple[WrappedKey, ...]
 
     def of(self, purpose: Purpose, *standings: Standing) -> tuple[WrappedKey, ...]:
@@ -74,7 +116,9 @@ class Keyring:
         return json.dumps(
             {
                 "issuer": self.issuer,
-                "clients": dict(self.clients),
+                "clients": dict(self.clients.template),
+                "added_clients": dict(self.clients.added),
+                "retired_clients": sorted(self.clients.retired),
                 "keys": [
                     {
                         "kid": key.kid,
@@ -96,7 +140,12 @@ class Keyring:
         return cls(
             revision=revision,
             issuer=members["issuer"],
-            clients=members["clients"],
+            clients=Clients(
+                template=members["clients"],
+                # A row from before client keys could be added has neither.
+                added=members.get("added_clients", {}),
+                retired=frozenset(members.get("retired_clients", ())),
+            ),
             keys=tuple(_key(entry) for entry in members["keys"]),
         )
 

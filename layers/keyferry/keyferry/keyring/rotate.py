@@ -11,13 +11,20 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from keyferry import aws, clock
 from keyferry.config import Deployment, TokenPolicy
@@ -29,6 +36,15 @@ from keyferry.keyring.store import KeyringStore
 
 PHYSICAL_ID: Final = "keyferry-keyring"
 _RESPONSE_TIMEOUT_SECONDS: Final = 5
+
+_MEMBERS: Final[Mapping[str, frozenset[str]]] = {
+    "keyring.revoke": frozenset({"kid"}),
+    "keyring.add_client": frozenset({"key_id", "client_id"}),
+    "keyring.retire_client": frozenset({"key_id"}),
+}
+
+ApiKeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{1,64}$")]
+"""The id of an API key, which is no secret: never its value, which `GenerateDistinctId` keeps apart."""
 
 
 class KeyringProperties(BaseModel):
@@ -49,13 +65,35 @@ class KeyringProperties(BaseModel):
 
 
 class KeyringCommand(BaseModel):
-    """A direct invocation by the operator; no reply shows more of a key than its public half."""
+    """A direct invocation by the operator; no reply shows more of a key than its public half.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    ``operator`` is who gives the command, in the words of that one's own tool: it is for reading the
+    log, and nothing is decided by it.
+    """
 
-    command: Literal["keyring.show", "keyring.rotate", "keyring.revoke"]
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    command: Literal[
+        "keyring.show",
+        "keyring.rotate",
+        "keyring.revoke",
+        "keyring.add_client",
+        "keyring.retire_client",
+    ]
     now: bool = False
     kid: str | None = None
+    key_id: ApiKeyId | None = None
+    client_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+
+    operator: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{0,512}$")] = ""
+
+    @model_validator(mode="after")
+    def _members_of_the_command(self) -> Self:
+        members = ("kid", "key_id", "client_id")
+        given = {name for name in members if getattr(self, name) is not None}
+        if given != _MEMBERS.get(self.command, frozenset()):
+            raise ValueError("not the members of this command")
+        return self
 
 
 class CustomResourceRequest(BaseModel):
@@ -114,15 +152,24 @@ class RotateKeyring:
         """What the operator asks for, answered as the operator function answers."""
         try:
             command = KeyringCommand.model_validate(event)
-            if (command.kid is None) == (command.command == "keyring.revoke"):
-                raise CommandRefused("invalid_request", "keyring.revoke, and only it, takes a kid.")
-            if command.command == "keyring.rotate":
-                self.maintain(early=command.now)
-            elif command.command == "keyring.revoke":
-                self.maintain(revoked=command.kid)
+            match command:
+                case KeyringCommand(command="keyring.rotate"):
+                    self.maintain(early=command.now)
+                case KeyringCommand(command="keyring.revoke"):
+                    self.maintain(revoked=command.kid)
+                case KeyringCommand(
+                    command="keyring.add_client", key_id=str(key), client_id=str(client)
+                ):
+                    done = self.maintain(operated=lambda clients: clients.add(key, client))
+                    _log("added", command, done)
+                case KeyringCommand(command="keyring.retire_client", key_id=str(key)):
+                    done = self.maintain(operated=lambda clients: clients.retire(key))
+                    _log("retired", command, done)
             return {"ok": True, "result": self._show()}
         except ValidationError:
-            return _refused("invalid_request", "There is no such command.")
+            return _refused(
+                "invalid_request", "There is no such command, or not with these members."
+            )
         except CommandRefused as refused:
             return _refused(refused.code, refused.description)
         except LookupError as error:
@@ -145,7 +192,8 @@ class RotateKeyring:
         return {
             "revision": keyring.revision,
             "issuer": keyring.issuer,
-            "clients": dict(keyring.clients),
+            "clients": keyring.clients.known(),
+            "template_clients": dict(keyring.clients.template),
             "keys": [
                 {
                     "kid": key.kid,
@@ -162,6 +210,19 @@ class RotateKeyring:
             return {}
         properties = KeyringProperties.model_validate(request.ResourceProperties)
         return _report(self.maintain(issuer=properties.issuer, clients=properties.by_key()))
+
+
+def _log(action: Literal["added", "retired"], command: KeyringCommand, done: Maintenance) -> None:
+    logger.info(
+        "client key",
+        extra={
+            "action": action,
+            "client_key_id": command.key_id,
+            "client_id": command.client_id,
+            "written": done.written,
+            "operator": command.operator,
+        },
+    )
 
 
 def _report(done: Maintenance) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class UnwrappedKeyring:
     now: Callable[[], int]
     _keyring: Keyring | None = None
     _read_at: int = 0
+    _clients: Mapping[str, str] = field(default_factory=dict)
     _plain: dict[str, bytes] = field(default_factory=dict, repr=False)
     _private: dict[str, ec.EllipticCurvePrivateKey] = field(default_factory=dict, repr=False)
     _public: dict[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class UnwrappedKeyring:
         if self._keyring is not None and self._keyring.revision == keyring.revision:
             return
         self._keyring = keyring
+        self._clients = keyring.clients.known()
         kept = {key.kid for key in keyring.keys}
         for cache in (self._plain, self._private, self._public):
             for kid in cache.keys() - kept:
@@ -90,7 +92,8 @@ class UnwrappedKeyring:
 
     @property
     def clients(self) -> Mapping[str, str]:
-        return self._held.clients
+        """API-key id → client id, of the client keys that are good."""
+        return self._clients
 
     def signing_key(self) -> tuple[str, ec.EllipticCurvePrivateKey]:
         """The ``kid`` and the private key to sign with now."""

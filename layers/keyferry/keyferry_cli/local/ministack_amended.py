@@ -7,6 +7,8 @@ Each amendment wraps one function of the locked version; a version without that 
   does not read.
 - Gateway responses: ministack serves them, but does not take them from an OpenAPI body, which is where SAM puts them.
 - An update of a REST API keeps its id, and with that its URL. ministack makes a new one when the OpenAPI body has changed.
+- An API key can be disabled. A patch says that as the text "false", which ministack takes for true.
+- The use of a usage plan is told. ministack counts the requests of each key for its quota, and has no GetUsage.
 - KMS offers the encryption context to IAM conditions (`kms:EncryptionContext:<key>`, `kms:EncryptionContextKeys`).
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
 - DynamoDB offers the partition key of a request to IAM conditions (`dynamodb:LeadingKeys`); without it such a condition
@@ -20,6 +22,7 @@ Each amendment wraps one function of the locked version; a version without that 
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import io
 import json
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 GATEWAY = "ministack.services.apigateway_v1"
 PROVISIONERS = "ministack.services.cloudformation.provisioners"
+
+Response = tuple[int, dict[str, str], bytes]
+"""Of ministack: status, headers, body."""
 
 
 def amend(module_name: str, function_name: str, amendment: Callable[..., Any]) -> None:
@@ -126,6 +132,59 @@ def with_rest_api_kept(
     # It is not found by its name, but in this table.
     provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::RestApi"]["update"] = keep
     return keep
+
+
+def with_disabled_keys(update_key: Callable[..., Response]) -> Callable[..., Response]:
+    """https://docs.aws.amazon.com/apigateway/latest/api/API_UpdateApiKey.html"""
+
+    def update(key_id: str, patch: dict[str, Any]) -> Response:
+        operations = [
+            operation | {"value": operation.get("value") == "true"}
+            if operation.get("path") == "/enabled"
+            else operation
+            for operation in patch.get("patchOperations", [])
+        ]
+        return update_key(key_id, patch | {"patchOperations": operations})
+
+    return update
+
+
+def with_usage(
+    handle_request: Callable[..., Awaitable[Response]],
+) -> Callable[..., Awaitable[Response]]:
+    """https://docs.aws.amazon.com/apigateway/latest/api/API_GetUsage.html
+
+    The quotas of the template are for a day, and what is counted for them is taken for today's use.
+    """
+    gateway = importlib.import_module(GATEWAY)
+
+    def used(plan: str, query: dict[str, Any]) -> dict[str, list[list[int]]]:
+        wanted = gateway._qp(query, "keyId")
+        today = datetime.datetime.now(datetime.UTC).date()
+        begin, end = (
+            datetime.date.fromisoformat(gateway._qp(query, name))
+            for name in ("startDate", "endDate")
+        )
+        days = [begin + datetime.timedelta(days=n) for n in range((end - begin).days + 1)]
+        limit = int(gateway._usage_plans.get(plan)["quota"]["limit"])
+        values = {}
+        for key in gateway._usage_plan_keys.get(plan, {}):
+            if wanted in (None, key):
+                count, _ = gateway._quota_state.get((plan, key), (0, 0))
+                each_day = [count if day == today else 0 for day in days]
+                values[key] = [[count, limit - count] for count in each_day]
+        return values
+
+    async def handle(
+        method: str, path: str, headers: Any, body: bytes, query: dict[str, Any]
+    ) -> Response:
+        match method, path.strip("/").split("/"):
+            case "GET", ["usageplans", plan, "usage"] if gateway._usage_plans.get(plan):
+                answer = {"usagePlanId": plan, "values": used(plan, query)}
+                return gateway._v1_response(answer)  # type: ignore[no-any-return]
+        return await handle_request(method, path, headers, body, query)
+
+    return handle
 
 
 def with_encryption_context(
@@ -251,6 +310,8 @@ def main() -> None:
     amend(GATEWAY, "_import_rest_api", with_gateway_responses)
     amend(PROVISIONERS, "_apigw_usage_plan_body", with_method_throttles)
     amend(PROVISIONERS, "_apigw_rest_api_update", with_rest_api_kept)
+    amend(GATEWAY, "_update_api_key", with_disabled_keys)
+    amend(GATEWAY, "handle_request", with_usage)
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
     amend("ministack.core.iam_actions", "request_tag_context", with_leading_keys)
     amend("ministack.app", "_dispatch_service_request", with_refusals_recorded)
