@@ -2,7 +2,7 @@
 
 Each call was allowed, by action, resource and condition, as IAM's documentation has it; and each
 right that a role has was used, or is in the table below with the reason why not. These tests run
-last, so that the others have made their calls.
+last, so that the others have made their calls; stacks that only one module uses are asked there.
 
 The emulator refuses what a role does not allow (test_roles.py asks it), but reads conditions on rows
 for single rows only, and does not say which rights nobody needs. That is seen here.

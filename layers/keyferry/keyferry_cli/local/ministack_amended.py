@@ -123,8 +123,9 @@ def with_rest_api_kept(
             gateway._authorizers_v1,
             gateway._models,
             gateway._gateway_responses,
+            gateway._request_validators,
         ):
-            of_apis[api] = of_apis[imported]
+            of_apis[api] = of_apis.get(imported, {})
         gateway._rest_apis[api]["id"] = api
         gateway._delete_rest_api(imported)
         return api, provisioners._apigw_rest_api_attrs(api)
