@@ -45,7 +45,8 @@ KEPT = ("Url", "Table", "KeyArn", "KeyId")
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [needs("git"), *arguments]
+    # In a container the clone is often somebody else's, whom git would not trust.
+    command = [needs("git"), "-c", f"safe.directory={ROOT}", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
