@@ -452,7 +452,11 @@ def door(cloud: Cloud) -> Door:
 
 
 class TestWhoMayBecomeAUser:
-    @pytest.mark.parametrize("bad", [None, "", "x", token({**CLAIMS, "sub": "another app"})])
+    @pytest.mark.parametrize(
+        "bad",
+        [None, "", "x", token({**CLAIMS, "sub": "another app"})],
+        ids=["none", "empty", "no token", "another app"],
+    )
     def test_only_with_a_genuine_app(self, door: Door, bad: str | None) -> None:
         door.invite()
         door.calls.clear()
