@@ -185,7 +185,7 @@ class Rights:
         return {
             self._arn(name): name
             for name, resource in self.resources.items()
-            if resource["Type"] in kinds
+            if resource["Type"] in kinds and name in self.physical  # others are for other stages
         }
 
     def _name(self, arn: str) -> str:
