@@ -5,6 +5,9 @@ PYTHON ?= python3
 PYTEST ?= -n 2
 # More for the simulation, e.g. make simulate SIMULATE='--devices 1000'
 SIMULATE ?=
+# Where `make deploy` goes to: dev or prod; and more for sam deploy, e.g. make deploy DEPLOY=--no-confirm-changeset
+STAGE ?= dev
+DEPLOY ?=
 # More for the benchmark, e.g. make bench BENCH='--rounds 1000'
 BENCH ?=
 
@@ -39,8 +42,9 @@ simulate: python ## Honest phones and thieves under this rotation and under othe
 bench: python ## What a delivery costs with 1, 10 and 100 keys: the table of docs/vault.md
 	@dev=$$($(ENVIRONMENTS) dev emulator) && exec "$$dev/bin/python" -m tests.bench.delivery --write docs/vault.md $(BENCH)
 
-lint: python ## Style, format and types
-	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy"
+lint: python ## Style, format, types, and the workflows of GitHub Actions
+	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy" && \
+	"$$dev/bin/zizmor" --offline --quiet .github/workflows
 
 format: python ## Let the formatter have its way
 	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check --fix . && "$$dev/bin/ruff" format .
@@ -50,9 +54,16 @@ build: python ## What `sam deploy` uploads: functions and layers for Lambda (arm
 		"they work, but every cold start takes about twice as long" >&2
 	@sam=$$($(ENVIRONMENTS) sam) && KEYFERRY_PYTHON="$$sam/bin/python" exec "$$sam/bin/sam" build
 
+validate: python ## The template as SAM and cfn-lint see it
+	@sam=$$($(ENVIRONMENTS) sam) && exec "$$sam/bin/sam" validate --lint
+
+deploy: python ## What was built, into the AWS account at hand: make build deploy STAGE=prod
+	@sam=$$($(ENVIRONMENTS) sam) && exec "$$sam/bin/sam" deploy --stack-name keyferry-$(STAGE) \
+		--parameter-overrides Stage=$(STAGE) $(DEPLOY)
+
 lock: python ## Resolve the dependencies anew; UPGRADE=--upgrade moves to the newest versions
 	@dev=$$($(ENVIRONMENTS) dev) && $(COMPILE) -o layers/deps/requirements.txt layers/deps/requirements.in && \
-	cd tests/env && for name in dev emulator sam; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
+	cd tests/env && for name in dev emulator sam runtime; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
 
 environments: python ## Only make the environments
 	@$(ENVIRONMENTS) dev emulator sam >/dev/null
@@ -66,4 +77,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test simulate bench lint format build lock environments clean python
+.PHONY: help demo serve test simulate bench lint format build validate deploy lock environments clean python

@@ -66,11 +66,17 @@ class Table:
         assert sum(calls.kms.values()) == kms, request
         counted = {name: calls.dynamodb[name] for name in sorted(calls.dynamodb)}
         cell = ", ".join(f"{n} {name}" for name, n in counted.items()) or "none"
-        self.rows.append(f"| {request} | {status} | {sum(counted.values())} | {cell} | {kms} |")
+        reads, writes = calls.units
+        self.rows.append(
+            f"| {request} | {status} | {sum(counted.values())} | {cell} | {reads} | {writes} | {kms} |"
+        )
         return response, counted
 
     def text(self) -> str:
-        head = ["| request | answer | DynamoDB | which | KMS |", "|---|--:|--:|---|--:|"]
+        head = [
+            "| request | answer | DynamoDB | which | read units | write units | KMS |",
+            "|---|--:|--:|---|--:|--:|--:|",
+        ]
         return "\n".join([*head, *self.rows, ""])
 
 

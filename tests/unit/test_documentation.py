@@ -334,6 +334,28 @@ def template() -> str:
     return (ROOT / "template.yaml").read_text(encoding="utf-8")
 
 
+# ── links to tests ───────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_a_test_that_a_page_names_is_there(name: str) -> None:
+    for title, target in re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", page(name)):
+        file = ROOT / target
+        found = re.findall(r"^ *(?:async )?def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
+        assert title in found or title == file.stem, title
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_a_link_to_another_page_leads_there(name: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([\w./-]*)#?([\w-]*)\)", page(name)):
+        file = ROOT / "docs" / (target or name)
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+            assert anchor in slugs, f"{target}#{anchor}"
+
+
 # ── clients.md ───────────────────────────────────────────────────────────
 
 

@@ -26,7 +26,11 @@ from keyferry.sessions.refresh import RefreshRequest
 from keyferry.users.accounts import PasswordRequest, RedeemRequest, RegisterRequest
 
 ROOT = Path(__file__).resolve().parents[2]
-EVENTS = {path.relative_to(ROOT / "events"): path for path in (ROOT / "events").glob("*/*.json")}
+EVENTS = {
+    path.relative_to(ROOT / "events"): path
+    for path in (ROOT / "events").glob("*/*.json")
+    if path.parent.name != "live"  # what `keyferry events refresh` has written
+}
 ISSUER = "https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com/dev"
 
 Route = tuple[str, str, str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from keyferry_cli.clients import clients
+from keyferry_cli.events import events
 from keyferry_cli.key_audit import audit_key
 from keyferry_cli.key_import import import_keys
 from keyferry_cli.key_proxy import set_upstream
@@ -18,8 +19,8 @@ from keyferry_cli.users import users
 
 app = typer.Typer(
     name="keyferry",
-    help="Operate a Keyferry stack: users, providers, keys, sessions, clients, keyring. Exit status: 0 done,"
-    " 1 refused or failed, 2 wrong usage.",
+    help="Operate a Keyferry stack: users, providers, keys, sessions, clients, keyring, sample events."
+    " Exit status: 0 done, 1 refused or failed, 2 wrong usage.",
     no_args_is_help=True,
     # A traceback could show the value of a secret.
     pretty_exceptions_enable=False,
@@ -35,6 +36,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 app.add_typer(clients, name="clients")
 app.add_typer(keyring, name="keyring")
+app.add_typer(events, name="events")
 
 
 def main() -> None:

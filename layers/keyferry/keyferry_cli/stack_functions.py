@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -122,6 +122,11 @@ class StackFunctions:
                         f"the logs were not read within {_QUERY_SECONDS} seconds: ask for less time"
                     )
                 time.sleep(_POLL_SECONDS)
+
+    def reading(self) -> AbstractContextManager[None]:
+        """For calls of AWS about the stack itself: what fails in the block fails as a command
+        does."""
+        return _readable_errors(self.stack, "API's")
 
     def _run(
         self, what: str, output: str, command: str, members: Mapping[str, object]

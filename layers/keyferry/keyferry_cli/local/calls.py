@@ -37,6 +37,12 @@ class Call:
     table: str | None = None
     """The DynamoDB table, for a call that names one."""
 
+    read_units: int = 0
+    """What DynamoDB charges for a strongly consistent read of these rows, at up to 4 KB each."""
+
+    write_units: int = 0
+    """Likewise for a write, at up to 1 KB each; in a transaction each row counts twice."""
+
     request: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What was asked, as AWS names it; may hold secrets."""
 
@@ -63,6 +69,12 @@ class CallCount:
     def kms(self) -> Counter[str]:
         """KMS calls of the functions, by operation name."""
         return self._of("kms")
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """Read and write request units of the functions' DynamoDB calls."""
+        ours = [call for call in self.calls if call.function is not None]
+        return sum(call.read_units for call in ours), sum(call.write_units for call in ours)
 
     def by(self, function: str) -> CallCount:
         """Only the calls of one function."""
@@ -129,11 +141,29 @@ def _call(entry: dict[str, Any]) -> Call:
     detail = json.loads(entry["CloudTrailEvent"])
     application = _APPLICATION.search(detail.get("userAgent", ""))
     service = str(entry["EventSource"]).removesuffix(".amazonaws.com")
-    request = detail.get("requestParameters") or {}
+    operation = str(entry["EventName"])
+    parameters = detail.get("requestParameters") or {}
+    reads, writes = _units(operation, parameters) if service == "dynamodb" else (0, 0)
     return Call(
         service=service,
-        operation=str(entry["EventName"]),
+        operation=operation,
         function=application.group(1) if application else None,
-        table=request.get("TableName"),
-        request=request,
+        table=parameters.get("TableName"),
+        read_units=reads,
+        write_units=writes,
+        request=parameters,
     )
+
+
+def _units(operation: str, parameters: dict[str, Any]) -> tuple[int, int]:
+    match operation:
+        case "GetItem" | "Query":
+            return 1, 0
+        case "BatchGetItem":
+            return sum(len(rows["Keys"]) for rows in parameters["RequestItems"].values()), 0
+        case "PutItem" | "UpdateItem" | "DeleteItem":
+            return 0, 1
+        case "TransactWriteItems":
+            return 0, 2 * len(parameters["TransactItems"])
+        case _:
+            return 0, 0

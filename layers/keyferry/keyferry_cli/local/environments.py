@@ -2,12 +2,12 @@
 
 Standard library only: the Makefile runs this file with whatever `python3` there is, before anything is installed.
 
-    python3 layers/keyferry/keyferry_cli/local/environments.py dev emulator sam
+    python3 layers/keyferry/keyferry_cli/local/environments.py dev emulator sam runtime
 
 An environment's folder is named after a digest of its lock and of the interpreter, so a changed lock makes a new one
 and nothing is ever updated in place. It is marked as ready only after its last package is in: one that was interrupted
 half way has no mark and is made again. `sam`, the emulator and everything else have one each, because `sam` pins a
-boto3 of its own.
+boto3 of its own; `runtime` has nothing but Lambda's runtime client, so that a function finds there what it finds on Lambda.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[4]
-NAMES = ("dev", "emulator", "sam")
+NAMES = ("dev", "emulator", "sam", "runtime")
 _READY_MARK = "ready"
 _SECONDS_BETWEEN_REPORTS = 5.0
 
