@@ -84,7 +84,7 @@ def table_schemas() -> dict[str, dict[str, Any]]:
     }
 
 
-def make_cloud(endpoint_url: str) -> Cloud:
+def make_cloud(endpoint_url: str | None) -> Cloud:
     session = boto3.Session("test", "test", region_name="us-east-1")
     dynamodb = session.client("dynamodb", endpoint_url=endpoint_url)
     kms = session.client("kms", endpoint_url=endpoint_url)

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,10 +17,10 @@ from tests.conftest import needs
 from tests.e2e.device import Device
 from tests.local_issuer import LocalIssuer
 from tests.local_upstream import HOST, LocalUpstream
+from tests.template.conftest import transformed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Generator, Iterator
 
     from keyferry_cli.local.stack import LocalStack
 
@@ -230,10 +231,45 @@ def put_key(operator: Operator) -> Iterator[PutKey]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests that use the stack run in one worker, which starts it once."""
+    """All tests that use the stack run in one worker, which starts it once; last the one that is
+    about all the others."""
     for item in items:
         if {"stack", "bearer_stack"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("stack"))
+    items.sort(key=lambda item: item.path.name == "test_least_privilege.py")
+
+
+_NOT_PASSED = pytest.StashKey[list[str]]()
+
+
+def not_passed(config: pytest.Config) -> list[str]:
+    """End-to-end tests that this process should have run, and that did not pass."""
+    return config.stash.setdefault(_NOT_PASSED, [])
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            not_passed(item.config).append(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if not report.passed:
+        not_passed(item.config).append(item.nodeid)
+    return report
+
+
+@pytest.fixture(scope="session")
+def resources() -> dict[str, Any]:
+    """Of the template after the SAM transform."""
+    found: dict[str, Any] = transformed({"dev": {"parameters": {}, "artifacts": {}}})["dev"][
+        "Resources"
+    ]
+    return found
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Device:
         headers = {"Authorization": f"DPoP {self.tokens['access_token']}"}
         return self.call("POST", route, headers=headers, proof=proof, json=body)
 
-    def open(self, response: httpx.Response) -> dict[str, Any]:
+    def open(self, response: httpx.Response, *, platform: str = "ios") -> dict[str, Any]:
         """Decrypt a delivery, verify its signature against the JWKS, and return its claims."""
         key = ECKey.import_key(json.loads(json.dumps(self.private_encryption_jwk())))
         opened = jwe.decrypt_compact(response.text, key, algorithms=["ECDH-ES", "A256GCM"])
@@ -163,7 +163,7 @@ class Device:
             signed,
             jwt.PyJWK(public).key,
             algorithms=["ES256"],
-            audience="ios",
+            audience=platform,
             issuer=self.api_url,
             options={"verify_iat": False},
         )

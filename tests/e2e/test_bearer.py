@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from keyferry.sessions.rotation import BEARER_RETRIES_PER_DAY
+from tests.e2e.conftest import PASSWORD
+from tests.e2e.test_accounts import NEW_PASSWORD
 from tests.e2e.test_attacks import thief_of
 from tests.e2e.test_main_path import is_error
 
@@ -97,3 +99,27 @@ def test_a_retry_a_moment_too_late(bearer_device: Device, bearer_stack: LocalSta
     client.close()
     is_error(refresh(bearer_device, token), 400, "invalid_grant")
     is_error(keys(bearer_device), 401, "invalid_token")
+
+
+def test_a_password_change_clears_the_account(bearer_device: Device) -> None:
+    """Without a device key there is no known device: what is counted is the account's."""
+
+    def change(current: str, new: str) -> tuple[int, str | None]:
+        while True:
+            response = bearer_device.http.post(
+                f"{bearer_device.api_url}/v1/password",
+                headers={
+                    "x-api-key": bearer_device.client_key,
+                    "Authorization": f"Bearer {bearer_device.tokens['access_token']}",
+                },
+                json={"current_password": current, "new_password": new},
+            )
+            error = response.json().get("error")
+            if error != "temporarily_unavailable":  # from the usage plan
+                return response.status_code, error
+            time.sleep(1)
+
+    wrong = [change("wrong", NEW_PASSWORD) for _ in range(4)]
+    assert change(PASSWORD, NEW_PASSWORD) == (200, None)
+    wrong += [change("wrong", NEW_PASSWORD) for _ in range(4)]
+    assert wrong == 8 * [(403, "wrong_password")]  # of five that are free

@@ -21,6 +21,7 @@ import pytest
 from keyferry.keyring.unwrapped import MAX_AGE_SECONDS
 from tests.e2e.conftest import PASSWORD, Operator
 from tests.e2e.device import Device
+from tests.e2e.rights import used_rights
 from tests.e2e.test_main_path import is_error
 
 if TYPE_CHECKING:
@@ -301,3 +302,11 @@ def test_a_key_that_was_made_and_no_more_can_be_taken_away(
     assert finished.returncode == 0, finished.stderr
     with pytest.raises(gateway.exceptions.NotFoundException):
         gateway.get_api_key(apiKey=made)
+
+
+def test_every_aws_call_of_this_stack_was_allowed(
+    clients_stack: LocalStack, resources: dict[str, Any]
+) -> None:
+    """Last, as test_least_privilege.py is for the other stacks."""
+    used = used_rights(clients_stack, resources)
+    assert "dynamodb:PutItem" in {r.action for r in used if r.function == "rotate_keyring"}

@@ -114,7 +114,8 @@ def test_a_key_from_put_to_audit(stack: LocalStack, device: Device, tmp_path: Pa
     caller = stack.boto3_client("sts").get_caller_identity()["Arn"]
     assert operators == {caller}
 
-    shown = run(stack, "keys", "audit", name, "--limit", "3")
+    # Wide enough for the numbers of versions, which have grown with the tests before.
+    shown = run(stack, "keys", "audit", name, "--limit", "3", COLUMNS="140")
     assert shown.returncode == 0, shown.stderr
     assert "refused" in shown.stdout
     assert "attestation_required" in shown.stdout

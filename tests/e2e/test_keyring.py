@@ -21,6 +21,7 @@ from keyferry.config import DAY
 from keyferry.keyring.unwrapped import MAX_AGE_SECONDS
 from tests.e2e.conftest import PASSWORD, SECRETS, Operator
 from tests.e2e.device import Device
+from tests.e2e.rights import used_rights
 from tests.e2e.test_main_path import is_error
 
 if TYPE_CHECKING:
@@ -252,3 +253,15 @@ def test_revoked_keys_are_refused_within_a_minute(
     is_error(sleeper.refresh(), 400, "invalid_grant")
     assert sleeper.keys().status_code == 200, "an access token is good for as long as it was"
     eventually(lambda: new_phone().refresh().status_code == 200)
+
+
+def test_every_aws_call_of_this_stack_was_allowed(
+    keyring_stack: LocalStack, resources: dict[str, Any]
+) -> None:
+    """Last, as test_least_privilege.py is for the other stacks."""
+    used = used_rights(keyring_stack, resources)
+    assert {right.action for right in used if right.function == "rotate_keyring"} >= {
+        "dynamodb:PutItem",
+        "kms:GenerateDataKeyPairWithoutPlaintext",
+        "kms:GenerateDataKeyWithoutPlaintext",
+    }

@@ -184,6 +184,15 @@ def test_who_says_that_something_was_used(stack: LocalStack, as_function: Client
     stack.boto3_client("dynamodb").delete_item(TableName=table, Key=item)
 
 
+def test_what_was_refused_is_in_the_audit_log(stack: LocalStack, as_function: Client) -> None:
+    """So that a refusal which a function got over is seen all the same."""
+    mark = stack.audit_log.latest()
+    scan = as_function("Discovery", "dynamodb").scan
+    assert not allowed(scan, TableName=stack.outputs["VaultTable"])
+    (call,) = (call for call in stack.audit_log.since(mark) if call.operation == "Scan")
+    assert (call.service, call.table) == ("dynamodb", stack.outputs["VaultTable"])
+
+
 class TestKeys:
     @pytest.fixture
     def decryptable(self, stack: LocalStack) -> Callable[[str, dict[str, str]], dict[str, Any]]:

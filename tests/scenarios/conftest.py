@@ -16,6 +16,7 @@ from tests.e2e.conftest import (  # noqa: F401 -- pytest finds fixtures by name 
     http,
     new_device,
     operator,
+    resources,
     stack,
     upstream,
     username,

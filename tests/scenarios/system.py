@@ -475,6 +475,12 @@ def _keys(cloud: Cloud) -> dict[str, str]:
     return {f"KEYFERRY_{purpose}_KEY_ARN": cloud.key_arn for purpose in ("KEYRING", "VAULT")}
 
 
+def settings(cloud: Cloud, *, require_dpop: bool = True) -> dict[str, str]:
+    """The environment of every function, with the tables and the key that they are to use."""
+    bound = "true" if require_dpop else "false"
+    return SETTINGS | _tables(cloud) | _keys(cloud) | {"KEYFERRY_REQUIRE_DPOP": bound}
+
+
 @contextmanager
 def running(
     clients: Clients,
@@ -485,7 +491,7 @@ def running(
     require_dpop: bool = True,
 ) -> Iterator[System]:
     """The functions with the environment, the clock and the AWS clients that they are to have."""
-    for name, value in {**SETTINGS, **_tables(cloud), **_keys(cloud)}.items():
+    for name, value in settings(cloud, require_dpop=require_dpop).items():
         monkeypatch.setenv(name, value)
     # botocore waits before it tries again. The waiting is not what is tested here.
     monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
@@ -493,7 +499,6 @@ def running(
     monkeypatch.setattr(clients, "aws", calls)
     monkeypatch.setattr(aws, "dynamodb", lambda: clients.dynamodb)
     monkeypatch.setattr(aws, "kms", lambda: clients.kms)
-    monkeypatch.setenv("KEYFERRY_REQUIRE_DPOP", "true" if require_dpop else "false")
     system = System(cloud, metrics, aws=calls)
     monkeypatch.setattr(clock, "now", lambda: system.now)
     system.create()

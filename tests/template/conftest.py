@@ -21,19 +21,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def variants() -> dict[str, dict[str, Any]]:
+def transformed(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The template as CloudFormation sees it after the SAM transform, for each of the variants."""
     make_environments(("sam",), root=ROOT)
     done = subprocess.run(
         [environment_program("sam", "python"), Path(__file__).with_name("transform.py")],
-        input=json.dumps({"template": str(ROOT / "template.yaml"), "variants": VARIANTS}),
+        input=json.dumps({"template": str(ROOT / "template.yaml"), "variants": variants}),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    transformed: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    return transformed
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return results
+
+
+@pytest.fixture(scope="session")
+def variants() -> dict[str, dict[str, Any]]:
+    return transformed(VARIANTS)
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,12 @@ def test_the_checkout_keeps_no_token(path: Path) -> None:
     assert checkout["with"]["persist-credentials"] is False
 
 
+def test_where_the_tests_run_there_is_the_history(path: Path) -> None:
+    (checkout,) = [s for s in steps(path) if s.get("uses", "").startswith("actions/checkout@")]
+    tested = any(step.get("run") == ".ci/run" for step in steps(path))
+    assert tested == (checkout["with"].get("fetch-depth") == 0)
+
+
 def test_no_script_is_put_together_from_what_somebody_wrote(path: Path) -> None:
     for step in steps(path):
         assert "${{" not in step.get("run", "")

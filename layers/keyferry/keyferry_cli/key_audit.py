@@ -35,6 +35,9 @@ from keyferry_cli.completion import key_names
 MAX_LIMIT: Final = 10_000
 """Rows; a query of CloudWatch Logs Insights gives no more."""
 
+_ID_COLUMNS: Final = 22
+"""A ``sub`` or ``sid`` in one piece, to be copied."""
+
 _CLOCK_SKEW_SECONDS: Final = 60
 _WHO: Final = (
     *("operator", "sub", "sid", "client_id", "jkt"),
@@ -120,7 +123,8 @@ def events_about(name: str, lines: Iterable[str]) -> Iterator[Event]:
 def _event_table(events: Sequence[Event]) -> Table:
     shown = table(
         *(Column(name, no_wrap=True) for name in ("time, UTC", "action")),
-        *(Column(name, overflow="fold") for name in ("version", "who")),
+        Column("version", overflow="fold"),
+        Column("who", overflow="fold", min_width=_ID_COLUMNS),
         Column("reason", no_wrap=True),
         dense=True,
     )

@@ -11,8 +11,9 @@ from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.login import auth_session
 from keyferry.login.auth_session import AuthSession, credential_digest
-from keyferry.login.proof import MFA, OTP, PASSWORD, Origin, Proved, refused
+from keyferry.login.proof import Origin, Proved, refused
 from keyferry.login.request import LoginRequest
+from keyferry.sessions.model import MFA, OTP, PASSWORD
 from keyferry.users.guessing import Attempt, GuessStore
 from keyferry.users.model import User, UserStatus, canonical_username
 from keyferry.users.passwords import hash_password, needs_rehash, normalise, verify_password

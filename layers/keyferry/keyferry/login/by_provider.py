@@ -15,8 +15,9 @@ from keyferry.federation.jwks import Jwks
 from keyferry.federation.providers import FirstLogin, Provider
 from keyferry.federation.store import FederatedCredential, FederatedStore, new_user
 from keyferry.jose import base64url
-from keyferry.login.proof import FEDERATED, MFA, OTP, Origin, Proved, refused
+from keyferry.login.proof import Origin, Proved, refused
 from keyferry.login.request import InvitationRequest, LoginRequest
+from keyferry.sessions.model import FEDERATED, MFA, OTP
 from keyferry.tokens.refresh import ID_BYTES
 from keyferry.users.guessing import Attempt, GuessStore
 from keyferry.users.invitation import InvitationStore

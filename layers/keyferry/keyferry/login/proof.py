@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from keyferry.edge.telemetry import Metric, count
 from keyferry.errors import RequestRefused
@@ -13,12 +13,6 @@ from keyferry.users.model import User
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
-
-# Authentication methods as RFC 8176 §2 names them; it has no name for "another issuer says so".
-PASSWORD: Final = "pwd"
-OTP: Final = "otp"
-MFA: Final = "mfa"
-FEDERATED: Final = "fed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from keyferry.jose.recipient import Recipient
+
+# Authentication methods as RFC 8176 §2 names them; it has no name for "another issuer says so".
+PASSWORD: Final = "pwd"
+OTP: Final = "otp"
+MFA: Final = "mfa"
+FEDERATED: Final = "fed"
 
 
 class Status(StrEnum):

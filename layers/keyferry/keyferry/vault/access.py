@@ -9,15 +9,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
-from keyferry.sessions.model import Session
+from keyferry.sessions.model import MFA, Session
 from keyferry.users.model import User
 from keyferry.vault.app_version import is_at_least
 from keyferry.vault.model import ANY, WHOLE_ROLLOUT, Conditions, KeyEntry, ValueId, Version
-
-MFA: Final = "mfa"
-"""The ``amr`` (RFC 8176 §2) of a session that began with a second factor."""
 
 
 class Reason(StrEnum):

@@ -12,11 +12,14 @@ import re
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PAGE = 50
 _APPLICATION = re.compile(r"\bapp/keyferry-([a-z_]+)")
@@ -39,6 +42,9 @@ class Call:
 
     write_units: int = 0
     """Likewise for a write, at up to 1 KB each; in a transaction each row counts twice."""
+
+    request: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was asked, as AWS names it; may hold secrets."""
 
 
 @dataclass(slots=True)
@@ -145,6 +151,7 @@ def _call(entry: dict[str, Any]) -> Call:
         table=parameters.get("TableName"),
         read_units=reads,
         write_units=writes,
+        request=parameters,
     )
 
 

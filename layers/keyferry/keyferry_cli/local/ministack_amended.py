@@ -6,12 +6,14 @@ Each amendment wraps one function of the locked version; a version without that 
 - The throttles of single methods in a usage plan: ministack's CloudFormation stores them under names that its gateway
   does not read.
 - Gateway responses: ministack serves them, but does not take them from an OpenAPI body, which is where SAM puts them.
+- An update of a REST API keeps its id, and with that its URL. ministack makes a new one when the OpenAPI body has changed.
 - An API key can be disabled. A patch says that as the text "false", which ministack takes for true.
 - The use of a usage plan is told. ministack counts the requests of each key for its quota, and has no GetUsage.
 - KMS offers the encryption context to IAM conditions (`kms:EncryptionContext:<key>`, `kms:EncryptionContextKeys`).
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
 - DynamoDB offers the partition key of a request to IAM conditions (`dynamodb:LeadingKeys`); without it such a condition
   is taken for met.
+- The audit log lists refused calls too, as CloudTrail does; ministack's has only those that reached their service.
 - A layer is unpacked once and shared, as on Lambda. ministack unpacks every layer again for every worker, so that fifty
   simultaneous requests to a cold function would write gigabytes and wait for a minute.
 - Workers step back behind the emulator. On AWS, fifty functions that start at once do not take the processor away from
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 GATEWAY = "ministack.services.apigateway_v1"
+PROVISIONERS = "ministack.services.cloudformation.provisioners"
 
 Response = tuple[int, dict[str, str], bytes]
 """Of ministack: status, headers, body."""
@@ -99,6 +102,37 @@ def with_gateway_responses(import_api: Callable[..., str]) -> Callable[..., str]
         return api
 
     return build
+
+
+def with_rest_api_kept(
+    update: Callable[..., tuple[str, dict[str, str]]],
+) -> Callable[..., tuple[str, dict[str, str]]]:
+    """https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-apigateway-restapi.html"""
+    gateway, provisioners = importlib.import_module(GATEWAY), importlib.import_module(PROVISIONERS)
+
+    def keep(
+        api: str, old: dict[str, Any], new: dict[str, Any], stack: str, name: str
+    ) -> tuple[str, dict[str, str]]:
+        if new.get("Body") == old.get("Body"):
+            return update(api, old, new, stack, name)
+        # What the body says is imported as another API and taken over; stages and deployments stay.
+        imported, _ = provisioners._apigw_rest_api_create(name, new, stack)
+        for of_apis in (
+            gateway._rest_apis,
+            gateway._resources,
+            gateway._authorizers_v1,
+            gateway._models,
+            gateway._gateway_responses,
+            gateway._request_validators,
+        ):
+            of_apis[api] = of_apis.get(imported, {})
+        gateway._rest_apis[api]["id"] = api
+        gateway._delete_rest_api(imported)
+        return api, provisioners._apigw_rest_api_attrs(api)
+
+    # It is not found by its name, but in this table.
+    provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::RestApi"]["update"] = keep
+    return keep
 
 
 def with_disabled_keys(update_key: Callable[..., Response]) -> Callable[..., Response]:
@@ -195,6 +229,33 @@ def with_leading_keys(
     return keys
 
 
+def with_refusals_recorded(
+    dispatch: Callable[..., Awaitable[tuple[int, Any, Any]]],
+) -> Callable[..., Awaitable[tuple[int, Any, Any]]]:
+    """https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html"""
+    app = importlib.import_module("ministack.app")
+
+    async def record(
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        query: dict[str, Any],
+        request_id: str,
+    ) -> tuple[int, Any, Any]:
+        answer = await dispatch(method, path, headers, body, query, request_id)
+        status, _, content = answer
+        if status in (400, 403) and isinstance(content, bytes) and b"AccessDenied" in content:
+            service = app.detect_service(method, path, headers, query)
+            region = app.extract_region(headers)
+            app._maybe_record_cloudtrail(
+                service, method, path, headers, body, query, request_id, region
+            )
+        return answer
+
+    return record
+
+
 def with_shared_layers(resolve_layer: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
     """Answer with a layer that only points at the folder where the real one is unpacked.
 
@@ -248,15 +309,13 @@ def pointer_to(folder: Path) -> bytes:
 def main() -> None:
     amend(GATEWAY, "_build_lambda_event_v1", with_client_key_id)
     amend(GATEWAY, "_import_rest_api", with_gateway_responses)
+    amend(PROVISIONERS, "_apigw_usage_plan_body", with_method_throttles)
+    amend(PROVISIONERS, "_apigw_rest_api_update", with_rest_api_kept)
     amend(GATEWAY, "_update_api_key", with_disabled_keys)
     amend(GATEWAY, "handle_request", with_usage)
-    amend(
-        "ministack.services.cloudformation.provisioners",
-        "_apigw_usage_plan_body",
-        with_method_throttles,
-    )
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
     amend("ministack.core.iam_actions", "request_tag_context", with_leading_keys)
+    amend("ministack.app", "_dispatch_service_request", with_refusals_recorded)
     amend("ministack.services.lambda_svc", "_resolve_layer_zip", with_shared_layers)
     amend("ministack.core.lambda_runtime", "_detect_runtime_binary", with_lower_priority)
     importlib.import_module("ministack.app").main()

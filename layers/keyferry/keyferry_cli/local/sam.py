@@ -147,17 +147,20 @@ class Sam:
 
     def _source_digest(self) -> str:
         digest = hashlib.sha256(f"{platform.python_version()} {platform.platform()}".encode())
-        for path in self._source_files():
-            digest.update(f"\0{path.relative_to(self.root)}\0".encode())
+        for name, path in sorted(self._source_files().items()):
+            digest.update(f"\0{name}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()[:20]
 
-    def _source_files(self) -> list[Path]:
-        files = [Path(__file__).with_name(name) for name in LOCAL_CODE]
+    def _source_files(self) -> dict[str, Path]:
+        """By their names in the tree; this program's own parts are not always of the tree that it builds."""
+        files = {f"local/{name}": Path(__file__).with_name(name) for name in LOCAL_CODE}
         for source in SOURCES:
-            path = self.root / source
-            files += [path] if path.is_file() else path.rglob("*")
-        return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
+            root = self.root / source
+            for path in [root] if root.is_file() else root.rglob("*"):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    files[path.relative_to(self.root).as_posix()] = path
+        return files
 
     @staticmethod
     def _prune(builds: Path) -> None:

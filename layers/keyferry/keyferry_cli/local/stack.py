@@ -71,27 +71,39 @@ class LocalStack:
         folder = _run_folder(root)
         try:
             make_environments(("emulator", "sam"), root=root, report=progress)
-            sam = Sam(root, folder / "sam.log", progress)
             progress("emulator: starting")
             emulator = Emulator.start(folder / "emulator.log")
         except (EnvironmentFailedError, EmulatorError) as failure:
             raise LocalStackError(str(failure)) from failure
         stack = cls(emulator, root, folder)
         try:
-            template = sam.build()
-            stack._deploy(sam, template, parameters or {})
-        except SamFailedError as failure:
-            reason = stack._failure()
-            stack.stop()
-            raise LocalStackError(f"{reason or failure}\nLogs: {folder}") from failure
+            stack.boto3_client("s3").create_bucket(Bucket=_BUCKET)
+            stack.deploy(progress, parameters=parameters)
         except BaseException:
             stack.stop()
             raise
         progress(f"stack: ready at {stack.api_url}")
         return stack
 
+    def deploy(
+        self,
+        progress: Callable[[str], None] = print,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        root: Path | None = None,
+    ) -> None:
+        """Build a source tree, by default the one of `start`, and deploy it over what is there.
+
+        Parameters that are not named keep their values. Raise `LocalStackError`.
+        """
+        sam = Sam(root or self._root, self.folder / "sam.log", progress)
+        try:
+            self._deploy(sam, sam.build(), parameters or {})
+        except SamFailedError as failure:
+            reason = self._failure()
+            raise LocalStackError(f"{reason or failure}\nLogs: {self.folder}") from failure
+
     def _deploy(self, sam: Sam, template: Path, parameters: Mapping[str, str]) -> None:
-        self.boto3_client("s3").create_bucket(Bucket=_BUCKET)
         overrides = {**parameters, "EmulatorEndpoint": self.endpoint_url}
         sam.deploy(
             template,
@@ -165,14 +177,18 @@ class LocalStack:
         config = Config(retries={"total_max_attempts": 2}, s3={"addressing_style": "path"})
         return session.client(service, endpoint_url=self.endpoint_url, config=config)  # type: ignore[call-overload]
 
+    @property
+    def audit_log(self) -> AuditLog:
+        """Every AWS call since the start, refused ones too."""
+        return AuditLog(self.endpoint_url, REGION, ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+
     @contextmanager
     def count_calls(self) -> Iterator[CallCount]:
         """Count the AWS calls made while the block runs; read the counts after it."""
-        audit = AuditLog(self.endpoint_url, REGION, ACCESS_KEY_ID, SECRET_ACCESS_KEY)
-        mark = audit.latest()
+        mark = self.audit_log.latest()
         count = CallCount()
         yield count
-        count.calls = audit.since(mark)
+        count.calls = self.audit_log.since(mark)
 
     def logs(self, function: str) -> str:
         """Everything that a function (`login`, `refresh`, …) has written to its log group since the start."""
