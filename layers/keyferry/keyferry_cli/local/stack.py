@@ -121,6 +121,19 @@ class LocalStack:
         for platform, output in PLATFORMS.items():
             key = gateway.get_api_key(apiKey=self.outputs[output], includeValue=True)
             self.client_keys[platform] = key["value"]
+        self._wait_for_versions()
+
+    def _wait_for_versions(self) -> None:
+        """With SnapStart (Stage=prod) a version is still being made when CloudFormation is done."""
+        functions = self.boto3_client("lambda")
+        active = functions.get_waiter("published_version_active")
+        for page in functions.get_paginator("list_functions").paginate():
+            for function in page["Functions"]:
+                active.wait(
+                    FunctionName=function["FunctionName"],
+                    Qualifier="live",
+                    WaiterConfig={"Delay": 1, "MaxAttempts": 60},
+                )
 
     def _failure(self) -> str:
         """Why CloudFormation gave a deployment up; empty when `sam` failed before that."""
