@@ -16,7 +16,7 @@ from keyferry.sessions.rotation import Outcome, Presented
 from keyferry.sessions.store import EXPIRY_MARGIN_SECONDS
 from keyferry.users import totp
 from tests.conftest import ROOT
-from tests.e2e.conftest import PASSWORD
+from tests.e2e.conftest import PASSWORD, PROXIED, RULES
 from tests.e2e.test_main_path import is_error
 from tests.scenarios.system import ABSOLUTE, IDLE, THEIRS
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import httpx
 
     from keyferry.sessions.model import Session
+    from tests.local_upstream import LocalUpstream
     from tests.scenarios.system import Phone, System
 
 WRITES = ("PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems")
@@ -40,8 +41,11 @@ def is_consistent(operation: str, parameters: dict[str, Any]) -> bool:
 
 
 class TestConsistency:
-    def test_18_no_read_is_eventually_consistent(self, system: System) -> None:
+    def test_18_no_read_is_eventually_consistent(
+        self, system: System, upstream: LocalUpstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Every function, each way through it that calls DynamoDB, started cold."""
+        monkeypatch.setenv("KEYFERRY_PROXY_CONNECT_TO", upstream.connect_to)
         system.start_cold()
         first = system.phone()
         phones = [first, *(system.phone(first.username) for _ in range(3))]
@@ -80,7 +84,10 @@ class TestConsistency:
         assert last.call("GET", "/.well-known/jwks.json", proof=None).status_code == 200
         system.keyring("keyring.show")
         system.keyring("keyring.rotate")
-        system.operate("keys.put", name="other", value="x", promote=True)
+        anybody = {"roles": ["*"]}
+        system.operate("keys.put", name="other", value=PROXIED, policy=anybody, promote=True)
+        system.operate("keys.proxy", name="other", upstream=RULES)
+        assert careful.proxy("other", "GET", "/v1/x").status_code == 200
         system.operate("keys.list")
         system.operate("keys.delete", name="other")
         system.operate("users.set_password", username=first.username, password=PASSWORD)
