@@ -14,6 +14,7 @@ from moto import mock_aws
 from keyferry.config import Deployment
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.vault import changes
+from keyferry.vault import store as vault_store
 from keyferry.vault.changes import Draft
 from keyferry.vault.envelope import Envelope, Sealer, Undecipherable
 from keyferry.vault.model import EMPTY, Conditions, KeyEntry, ValueId, Version
@@ -184,6 +185,48 @@ def test_a_lost_answer_is_not_a_second_write(cloud: Cloud, lost: int) -> None:
     assert made.entries[0].pending == Version(1, 1)
     assert cloud.vault.manifest().revision == 1
     assert rows(cloud) == {"MANIFEST", "maps#1"}
+
+
+class Interrupted:
+    """Makes each write, loses the answer of some, and lets another operator in after them."""
+
+    def __init__(self, cloud: Cloud, lost: set[int], others: bool) -> None:
+        self.cloud, self.lost, self.others = cloud, lost, others
+        self.tries = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cloud.dynamodb, name)
+
+    def transact_write_items(self, **request: Any) -> Any:
+        self.tries += 1
+        if self.tries not in self.lost:
+            return self.cloud.dynamodb.transact_write_items(**request)
+        self.cloud.dynamodb.transact_write_items(**request)
+        if self.others:
+            put(self.cloud, "another", "x")
+        raise ReadTimeoutError(endpoint_url="https://dynamodb")
+
+
+def test_a_lost_answer_is_no_second_write_when_others_write_meanwhile(cloud: Cloud) -> None:
+    first = put(cloud, "maps", "v1")
+    store = VaultStore(cast("Any", Interrupted(cloud, {1}, others=True)), cloud.vault.table)
+    made = store.commit(
+        lambda manifest: changes.put(manifest, [Draft("maps", b"v2")], now=1, promoted_for=60),
+        cloud.sealer,
+    )
+    entry = cloud.vault.manifest().keys["maps"]
+    assert entry == made.entries[0]
+    assert entry.previous == first.current, "one version was made, and the one before is kept"
+    assert value(cloud, "maps", number(first)) == "v1"
+
+
+def test_the_answer_of_the_last_try_is_lost(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault_store, "_WRITE_ATTEMPTS", 1)
+    store = VaultStore(cast("Any", Interrupted(cloud, {1}, others=False)), cloud.vault.table)
+    made = store.commit(
+        lambda manifest: changes.put(manifest, [Draft("maps", b"v")], now=1), cloud.sealer
+    )
+    assert cloud.vault.manifest().keys["maps"] == made.entries[0]
 
 
 class TestEnvelopes:

@@ -108,6 +108,17 @@ def test_a_token_of_another_device(new_device: Callable[..., Device], anybody: A
     is_error(log_in(new_device(), anybody.provider, stolen), 400, "invalid_grant")
 
 
+def test_a_token_of_another_device_by_its_thumbprint(
+    new_device: Callable[..., Device], anybody: At
+) -> None:
+    """Thumbprints are no secret: to name one is not to have its key."""
+    owner = new_device()
+    stolen = sign_in(owner, anybody, person())
+    jkt = EcJwk.from_key(owner.signing.public_key()).thumbprint()
+    is_error(log_in(new_device(), anybody.provider, stolen, nonce=jkt), 400, "invalid_grant")
+    assert log_in(owner, anybody.provider, stolen, nonce=jkt).status_code == 200
+
+
 def test_a_token_for_another_app(new_device: Callable[..., Device], anybody: At) -> None:
     device = new_device()
     token = sign_in(device, anybody, person(), app=OTHER_APP)

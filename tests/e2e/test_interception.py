@@ -25,9 +25,12 @@ from keyferry_client import (
     Config,
     KeyferryClient,
     MemoryStorage,
+    Rejected,
     SoftwareDeviceKeys,
     TamperedDelivery,
 )
+from keyferry_client import client as client_module
+from keyferry_client.dpop import make_proof
 from tests.e2e.conftest import PASSWORD, SECRETS
 from tests.e2e.device import new_key
 
@@ -43,6 +46,7 @@ class Interceptor:
     """Passes everything on, and hands each delivery to ``swap`` first."""
 
     swap: Swap = lambda response: response
+    rewrite: Callable[[bytes], bytes] = lambda body: body
     seen: list[httpx.Request] = field(default_factory=list)
     deliveries: list[httpx.Response] = field(default_factory=list)
     swapped: int = 0
@@ -50,6 +54,8 @@ class Interceptor:
     def exchange(self, method: str, url: str, headers: Any, body: bytes) -> httpx.Response:
         sent = {name: value for name, value in headers.items() if name.lower() != "host"}
         with httpx.Client(timeout=60, trust_env=False) as client:
+            body = self.rewrite(body)
+            sent = {n: v for n, v in sent.items() if n.lower() != "content-length"}
             request = client.build_request(method, url, headers=sent, content=body)
             self.seen.append(request)
             response = client.send(request)
@@ -132,6 +138,7 @@ def forged(
         "sid": access["sid"],
         "iat": access["iat"],
         "proof_jti": proof["jti"],
+        "encryption_kid": recipient.thumbprint(),
         "min_fetch_interval": 60,
         "keys": {
             "maps": {
@@ -210,3 +217,66 @@ def test_a_damaged_delivery_is_detected(
     with pytest.raises(TamperedDelivery):
         phone.key("maps")
     assert interceptor.swapped == 1
+
+
+@pytest.fixture
+def own() -> ECKey:
+    """An encryption key of the proxy's own."""
+    return ECKey.import_key(new_key())
+
+
+def with_own_key(own: ECKey) -> Callable[[bytes], bytes]:
+    """Puts the proxy's encryption key into whatever body has one."""
+
+    def rewrite(body: bytes) -> bytes:
+        if b'"encryption_key"' not in body:
+            return body
+        members = json.loads(body)
+        members.get("device", members)["encryption_key"] = own.as_dict(private=False)
+        return json.dumps(members).encode()
+
+    return rewrite
+
+
+def test_a_swapped_encryption_key_is_refused(
+    phone: KeyferryClient, interceptor: Interceptor, username: str, own: ECKey
+) -> None:
+    """A proof does not cover a body, but it names the key: at login and when the key is replaced."""
+    interceptor.rewrite = with_own_key(own)
+    with pytest.raises(Rejected, match="invalid_dpop_proof"):
+        phone.login(username, PASSWORD, device_name="Phone", app_version="1.0")
+    with pytest.raises(Rejected, match="invalid_dpop_proof"):
+        phone.replace_encryption_key()
+
+
+def test_what_was_encrypted_to_the_proxy_and_again_to_the_phone_is_detected(
+    phone: KeyferryClient,
+    interceptor: Interceptor,
+    username: str,
+    own: ECKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a client whose proofs do not name the key: the session is the phone's, and the proxy reads.
+    What it hands on is signed, and says whose key it was for."""
+
+    def make(*given: Any, encryption_kid: str, **named: Any) -> Any:
+        return make_proof(*given, **named)
+
+    monkeypatch.setattr(client_module, "make_proof", make)
+    mine = encryption_jwk(interceptor)
+    interceptor.rewrite = with_own_key(own)
+    phone.login(username, PASSWORD, device_name="Phone", app_version="1.0")
+    read = []
+
+    def again(response: httpx.Response) -> httpx.Response:
+        inner = jwe.decrypt_compact(response.text, own).plaintext or b""
+        read.append(jwt.decode(inner.decode(), options={"verify_signature": False})["keys"])
+        recipient = ECKey.import_key(mine)
+        protected = {"alg": "ECDH-ES", "enc": "A256GCM", "cty": "JWT"}
+        protected["kid"] = recipient.thumbprint()
+        return httpx.Response(200, text=jwe.encrypt_compact(protected, inner, recipient))
+
+    interceptor.swap = again
+    with pytest.raises(TamperedDelivery, match="encryption_kid"):
+        phone.key("maps")
+    assert read[0]["maps"]["value"] == SECRETS["maps"]

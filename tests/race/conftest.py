@@ -7,5 +7,6 @@ from tests.e2e.conftest import (  # noqa: F401 -- pytest finds fixtures by name 
     operator,
     pytest_collection_modifyitems,
     stack,
+    upstream,
     username,
 )

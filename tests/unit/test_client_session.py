@@ -144,6 +144,7 @@ class Server:
             "sid": "session-1",
             "iat": self.now,
             "proof_jti": self.proof(request)["jti"],
+            "encryption_kid": thumbprint(self.device_jwk),
             "keys": {"gemini": KEY},
             "refused": {"maps": "mfa_required"},
         } | self.claims
@@ -694,6 +695,8 @@ def test_phone_whose_clock_is_days_off_works(
         {"sid": "session-2"},
         {"proof_jti": "the proof of an earlier request"},
         {"proof_jti": None},
+        {"encryption_kid": "of somebody in the connection, who encrypted again to this device"},
+        {"encryption_kid": None},
         {"keys": None},
         {"keys": {"gemini": "AIza-secret"}},
         {"keys": {"gemini": KEY | {"value": 1}}},

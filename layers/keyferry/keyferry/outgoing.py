@@ -36,7 +36,7 @@ def connect(addresses: Iterable[AddressInfo], *, seconds: float) -> socket.socke
     Raise `OSError` when none does.
     """
     deadline = time.monotonic() + seconds
-    failure = OSError("no address")
+    failure: OSError = TimeoutError("no time left") if seconds <= 0 else OSError("no address")
     for family, kind, protocol, _, address in addresses:
         remaining = deadline - time.monotonic()
         if remaining <= 0:

@@ -39,9 +39,9 @@ _ANNOUNCED: Final[Mapping[str, int]] = {
     purpose: schedule.announce for purpose, schedule in schedules(idle_seconds=0).items()
 }
 
-_PUBLISHED_SECONDS: Final = 600
-"""How old a copy of the JWKS may be, somewhere: five minutes in the function that serves it, and
-five more in the cache of whoever has fetched it."""
+_PUBLISHED_SECONDS: Final = 360
+"""How old a copy of the JWKS may be, somewhere: a minute in the function that serves it, and five
+more in the cache of whoever has fetched it."""
 
 _COSTS: Final[Mapping[tuple[str, str], str]] = {
     (Purpose.TOKEN_SIGNING, Standing.NEXT): "It has signed nothing yet: nobody will notice.",

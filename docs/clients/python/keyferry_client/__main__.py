@@ -22,7 +22,7 @@ from .device import SoftwareDeviceKeys
 from .discovery import Discovery
 from .dpop import make_proof
 from .errors import KeyferryError
-from .jose import verify_jwt
+from .jose import thumbprint, verify_jwt
 
 
 class Refused(Exception):
@@ -98,6 +98,7 @@ def _proof(options: argparse.Namespace) -> None:
         issued_at=int(time.time()),
         nonce=options.nonce,
         access_token=access_token,
+        encryption_kid=thumbprint(_device(options.device).encryption_jwk),
     )
     # A delivery repeats the jti of the proof that asked for it; `open` compares the two.
     _write_private(_last_jti(options.device), proof.jti)

@@ -189,8 +189,11 @@ class KeyferryClient:
             session_id=claims["sid"],
             **self._token_fields(reply),
         )
-        self._remember(state)
-        self._deliveries.clear()
+        # Under the lock: a refresh of the session before, if one is under way, would else put that one
+        # back in the place of this one.
+        with self._refreshing:
+            self._remember(state)
+            self._deliveries.clear()
         return state
 
     def _verified_access_token(self, reply: Mapping[str, Any]) -> dict[str, Any]:
@@ -408,7 +411,9 @@ class KeyferryClient:
         on. `Rejected("not_found")` says that there is none, or that it has ended already.
         """
         url = f"{self._issuer}/v1/sessions/{quote(session_id, safe='')}"
-        self._send_authorized("DELETE", url)
+        response = self._send_authorized("DELETE", url).response
+        if response.status_code != 204:
+            raise Retryable("the reply does not say that the session has ended")
         with self._refreshing:
             if self._state is not None and self._state.session_id == session_id:
                 self._forget()
@@ -440,12 +445,12 @@ class KeyferryClient:
                 "client_id": self._config.client_id,
             }
             try:
-                self._send("POST", self._discovery.metadata().revocation_endpoint, form=form)
+                url = self._discovery.metadata().revocation_endpoint
+                return _is_json_object(self._send("POST", url, form=form).response)
             except KeyferryError:
                 return False
             finally:
                 self._forget()
-            return True
 
     # ── one request ────────────────────────────────────────────────────────────
 
@@ -486,6 +491,8 @@ class KeyferryClient:
                 issued_at=int(self._clock()),
                 nonce=self._nonces.get(url),
                 access_token=access_token,
+                # In every proof: it is of use in the two requests that send the key.
+                encryption_kid=thumbprint(self._device.encryption_jwk),
             )
             sent = {"x-api-key": self._config.client_key, "DPoP": proof.header, **(headers or {})}
             if access_token is not None:
@@ -559,12 +566,17 @@ def _raise_for_refusal(response: httpx.Response) -> None:
     raise Rejected(code, description if isinstance(description, str) else "", status=status)
 
 
-def _json_object(response: httpx.Response) -> dict[str, Any]:
+def _is_json_object(response: httpx.Response) -> bool:
+    """Which the page of a captive portal is not."""
     try:
-        body = response.json()
+        return isinstance(response.json(), dict)
     except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+        return False
+
+
+def _json_object(response: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = response.json() if _is_json_object(response) else {}
+    return body
 
 
 def _retry_after(response: httpx.Response) -> float | None:

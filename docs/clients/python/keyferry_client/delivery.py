@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .device import DeviceKeys
 from .errors import TamperedDelivery
 from .hpke import open_sealed
-from .jose import PublicJwk, decrypt, verify_jwt
+from .jose import PublicJwk, decrypt, thumbprint, verify_jwt
 
 TYP = "keyferry-keys+jwt"
 
@@ -76,6 +76,9 @@ def open_delivery(
         # The identifier of the proof that was sent with this request: an older delivery, however
         # authentic, is not an answer to it.
         "proof_jti": expected.proof_jti,
+        # The key that the server encrypted to. Somebody who has made it use a key of theirs can read
+        # a delivery and encrypt it to this device again, but not change this.
+        "encryption_kid": thumbprint(device.encryption_jwk),
     }
     for name, value in required.items():
         if claims.get(name) != value:

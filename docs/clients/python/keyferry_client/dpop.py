@@ -41,10 +41,14 @@ def make_proof(
     issued_at: int,
     nonce: str | None = None,
     access_token: str | None = None,
+    encryption_kid: str | None = None,
     jti: str | None = None,
 ) -> Proof:
     """Sign one proof for one request. Never send the same proof twice, not even when repeating a
     request.
+
+    `encryption_kid` names the encryption key that the body of this request has: the proof is signed
+    and the body is not, so nobody on the way can put another key there.
     """
     jti = jti or secrets.token_urlsafe(32)
     header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": dict(device.signing_jwk)}
@@ -56,6 +60,8 @@ def make_proof(
     }
     if nonce is not None:
         claims["nonce"] = nonce
+    if encryption_kid is not None:
+        claims["encryption_kid"] = encryption_kid
     if access_token is not None:
         claims["ath"] = access_token_hash(access_token)
     signing_input = f"{b64encode(compact_json(header))}.{b64encode(compact_json(claims))}"

@@ -79,7 +79,9 @@ class Authorizer:
             token = replace(token, roles=user.roles)
         # Last, so that a request refused for another reason does not use up its proof.
         if proof is not None:
-            self.replays.reserve(proof, call, now=now, invocation_id=invocation_id)
+            self.replays.reserve(
+                proof, call, good_until=token.expires_at, invocation_id=invocation_id
+            )
         return token
 
     def _url(self, event: Mapping[str, Any]) -> str:

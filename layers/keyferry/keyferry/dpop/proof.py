@@ -29,12 +29,14 @@ _DEFAULT_PORTS: Final[Mapping[str, int]] = {"https": 443, "http": 80}
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a verified proof says: the thumbprint of the key that made it, its ``jti``, and after
-    which moment of our clock it was made, if it carries a nonce that says so."""
+    """What a verified proof says: the thumbprint of the key that made it, its ``jti``, after which
+    moment of our clock it was made, if it carries a nonce that says so, and the thumbprint of the
+    encryption key that the request is to be about, if it names one (a claim of ours)."""
 
     jkt: str
     jti: str
     made_after: int | None
+    encryption_kid: str | None = None
 
 
 def verify(
@@ -78,13 +80,16 @@ def verify(
     nonce = claims.get("nonce")
     if nonce is not None and not isinstance(nonce, str):
         raise RequestRefused("invalid_dpop_proof", "proof: nonce is not a string")
+    encryption_kid = claims.get("encryption_kid")
+    if encryption_kid is not None and not isinstance(encryption_kid, str):
+        raise RequestRefused("invalid_dpop_proof", "proof: encryption_kid is not a string")
     made_after = nonce_time(nonce) if nonce is not None else None
     if nonce is not None and made_after is None:
         raise RequestRefused("use_dpop_nonce", "proof: nonce not ours")
     fresh = made_after is not None and now - made_after < LIFETIME_SECONDS
     if not fresh and abs(now - iat) > IAT_LEEWAY_SECONDS:
         raise RequestRefused("use_dpop_nonce", "proof: no fresh nonce, and iat is off")
-    return Proof(jkt=jkt, jti=jti, made_after=made_after)
+    return Proof(jkt, jti, made_after, encryption_kid)
 
 
 def _verified_thumbprint(jws: Jws) -> str:

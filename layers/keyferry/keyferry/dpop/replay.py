@@ -9,23 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from keyferry.dpop.nonce import LIFETIME_SECONDS
-from keyferry.dpop.proof import IAT_LEEWAY_SECONDS, Proof
+from keyferry.dpop.proof import Proof
 from keyferry.edge.request import Call
 from keyferry.errors import RequestRefused
 from keyferry.single_use import SingleUse
 
-KEPT_SECONDS: Final = max(LIFETIME_SECONDS, 2 * IAT_LEEWAY_SECONDS) + 60
-"""Longer than a proof can be good for: the life of its nonce, or the window of its ``iat`` on both
-sides, and a minute for clocks that differ."""
+_MARGIN_SECONDS: Final = 60
+"""For clocks that differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayGuard:
     proofs: SingleUse
 
-    def reserve(self, proof: Proof, call: Call, *, now: int, invocation_id: str) -> None:
+    def reserve(self, proof: Proof, call: Call, *, good_until: int, invocation_id: str) -> None:
         """Raise `RequestRefused` unless this is the first use of ``proof`` on ``call``.
+
+        ``good_until`` is when the access token ends that the proof names by its ``ath``. Nothing
+        earlier will do: a proof of a phone whose clock is ahead is good by its nonce at first, and
+        by its ``iat`` once more when our clock gets there.
 
         By the device key too: two devices may draw the same ``jti``, and one must not be able to
         use up another's.
@@ -35,7 +37,7 @@ class ReplayGuard:
             call.method,
             call.url,
             proof.jti,
-            expires_at=now + KEPT_SECONDS,
+            expires_at=good_until + _MARGIN_SECONDS,
             invocation_id=invocation_id,
         )
         if not first:

@@ -87,6 +87,11 @@ class Provider:
     anonymous: bool = False
 
     def __post_init__(self) -> None:
+        lists = (self.audiences, self.algorithms, self.issuer_aliases, self.roles)
+        if not all(isinstance(each, tuple) for each in (*lists, self.authorized_parties or ())):
+            raise ValueError("a list is expected, not a text")  # `in` would look for a part of it
+        if not isinstance(self.anonymous, bool):
+            raise ValueError("anonymous: true or false")
         if not _NAME.fullmatch(self.name):
             raise ValueError("name: lower-case letters, digits, - and _, at most 32")
         # The hash that accounts are linked by joins issuer and subject with a NUL.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from keyferry.aws import write_all
 from keyferry.edge.telemetry import Metric, count
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
@@ -62,6 +63,8 @@ class PasswordLogin:
         user, credential = self._user(credential, claim, attempt)
         amr: tuple[str, ...] = (PASSWORD,)
         if user.second_factor:
+            if body.otp is None:
+                credential = self._strengthened(credential, claim.password)
             self._second_factor(body.otp, user, credential, attempt, origin)
             amr = (PASSWORD, OTP, MFA)
         return Proved(
@@ -137,6 +140,19 @@ class PasswordLogin:
         if not self.factors.use(user.sub, otp, now=self.now()):
             self.guesses.failed(attempt)
             raise refused("code wrong or used")
+
+    def _strengthened(
+        self, credential: PasswordCredential, password: bytes | None
+    ) -> PasswordCredential:
+        """The credential under a hash at today's parameters: the login goes on without the password,
+        which is at hand here alone."""
+        phc = self._stronger(credential, password)
+        if phc is None:
+            return credential
+        write = {"credential": self.users.same_password(credential, stronger_phc=phc)}
+        if write_all(self.users.client, "dynamodb:TransactWriteItems rehash", write):
+            return credential  # changed meanwhile, so what is issued for the old one opens nothing
+        return replace(credential, phc=phc)
 
     def _stronger(self, credential: PasswordCredential, password: bytes | None) -> str | None:
         """A hash at today's parameters, when the stored one was made at others."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keyferry.edge.telemetry import Metric, count, logger
 from keyferry.errors import RequestRefused
@@ -28,6 +29,8 @@ from keyferry.users.store import UserStore
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderLogin:
@@ -47,11 +50,18 @@ class ProviderLogin:
         provider = self.providers.get(body.provider or "")
         if provider is None or body.id_token is None:
             raise refused("no such provider")
-        # Bound to the device key where there is one: the token is then of use to it alone.
-        expected_nonce = body.nonce if body.nonce is not None else origin.jkt or None
-        identity = id_token.verify(
-            body.id_token, provider, now=self.now(), jwks=self.jwks, expected_nonce=expected_nonce
-        )
+        expected_nonce = _expected_nonce(body.nonce, origin.jkt)
+        try:
+            identity = id_token.verify(
+                body.id_token,
+                provider,
+                now=self.now(),
+                jwks=self.jwks,
+                expected_nonce=expected_nonce,
+            )
+        except RequestRefused:
+            count(Metric.LOGIN_FAILED)
+            raise
         credential = self.federated.credential(identity)
         if credential is None:
             user, credential = self._newcomer(provider, identity, body.invitation)
@@ -132,3 +142,17 @@ class ProviderLogin:
         if attempt is None:
             raise refused("code wrong or used")
         return attempt
+
+
+def _expected_nonce(sent: str | None, jkt: str) -> str | None:
+    """The thumbprint of the device key that this login has proved, or the text that the app sent.
+
+    A token that is bound to a device key is of use to that key alone. Thumbprints are no secret, so
+    nobody may name one, by which a token is bound to another key, as a text of their own. Raise
+    `RequestRefused` (``invalid_grant``).
+    """
+    if sent is None:
+        return jkt or None
+    if sent != jkt and _THUMBPRINT.fullmatch(sent):
+        raise refused("nonce in the form of a thumbprint")
+    return sent

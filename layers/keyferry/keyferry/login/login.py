@@ -18,6 +18,7 @@ from keyferry.errors import RequestRefused, Unavailable
 from keyferry.federation.cache import ConfiguredProviders
 from keyferry.federation.jwks import Jwks
 from keyferry.federation.store import FederatedStore
+from keyferry.jose.recipient import Recipient
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.login.by_password import PasswordLogin
 from keyferry.login.by_provider import ProviderLogin
@@ -94,7 +95,7 @@ class Login:
     def __call__(self, request: Request) -> Response:
         body = read(request)
         recipient = encryption_key.read(body.device.encryption_key, allow_rsa=self.allow_rsa_oaep)
-        origin = self._origin(request, body)
+        origin = self._origin(request, body, recipient)
         checked = self.app_check.check(
             request.headers.one(HEADER), invocation_id=request.invocation_id
         )
@@ -135,7 +136,7 @@ class Login:
             return self.grants.respond(opened.session, token)
         raise Unavailable("login: the credential kept changing")
 
-    def _origin(self, request: Request, body: LoginRequest) -> Origin:
+    def _origin(self, request: Request, body: LoginRequest, recipient: Recipient) -> Origin:
         client_id = authentication.client_id(request, self.keyring)
         if body.device.platform != client_id:
             raise RequestRefused(
@@ -149,6 +150,7 @@ class Login:
             now=self.now(),
             required=self.policy.require_dpop,
         )
+        encryption_key.require_signed_for(recipient, proof)
         return Origin(
             client_id=client_id,
             jkt=proof.jkt if proof else "",

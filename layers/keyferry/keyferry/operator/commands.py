@@ -215,7 +215,14 @@ class Operator:
         except Exception as error:  # noqa: BLE001 -- the last line before the caller
             report_failure(error)
             return _refused("server_error", "Something failed; see the operator function's log.")
-        logger.info("operator", extra={"command": invocation.command})
+        logger.info(
+            "operator",
+            extra={
+                "command": invocation.command,
+                "operator": invocation.operator,
+                "sub": result.get("sub", ""),
+            },
+        )
         return {"ok": True, "result": result}
 
     def _run(self, invocation: Invocation, request_id: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ RETURNED_HEADERS: Final = (
 """Of the upstream's answer. No ``Location``: a redirect that is not followed leads nowhere either."""
 
 _MAX_HEAD_BYTES: Final = 64 * 1024
-_JSON_ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
+_JSON_ESCAPE: Final = re.compile(rb"\\(?:u00([0-7][0-9A-Fa-f])|([\"\\/]))")
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 
 
@@ -171,7 +171,7 @@ def is_told(key: str, answer: Answer) -> bool:
     in Base64 (at any place of what was encoded) or in hexadecimal. A part of it, or one of many
     other spellings, is not found: whoever chooses an upstream trusts it with the key."""
     told = "\n".join(answer.headers.values()).encode("ascii") + b"\n" + answer.body
-    plain = _JSON_ESCAPE.sub(_unescaped, told.replace(b"\\/", b"/"))
+    plain = _JSON_ESCAPE.sub(_unescaped, told)
     places = (told, plain, unquote_to_bytes(plain), unquote_to_bytes(plain.replace(b"+", b" ")))
     return any(spelling in place for spelling in _spellings(key.encode()) for place in places)
 
@@ -191,7 +191,7 @@ def _spellings(key: bytes) -> Iterator[bytes]:
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    return bytes([int(match[1], 16)])
+    return match[2] or bytes([int(match[1], 16)])
 
 
 def _check_query(query: Sequence[tuple[str, str]], upstream: Upstream) -> None:

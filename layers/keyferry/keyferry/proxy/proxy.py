@@ -48,7 +48,7 @@ after 29, and the function ends then. What AWS has taken of it before, the upstr
 NOT_FOUND: Final = "not_found"
 
 # With an escape for each of these a body would be seven times as long, which Lambda may not return.
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class ProxyRequest(BaseModel):
@@ -130,7 +130,9 @@ class Proxy:
         check(wanted, upstream)
         key = self._open(value_id)
         prepared = prepare(wanted, upstream, key)
-        self.replays.reserve(proof, call, now=now, invocation_id=request.invocation_id)
+        self.replays.reserve(
+            proof, call, good_until=token.expires_at, invocation_id=request.invocation_id
+        )
         self._charge(caller, name, upstream, now)
         # Before it is sent: of a use that ends in a time-out nobody knows whether it happened.
         used = {name: value_id.label}

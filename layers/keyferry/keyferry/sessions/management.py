@@ -139,6 +139,7 @@ class SessionManagement:
         except ValidationError:
             raise RequestRefused("invalid_request", "body is not an encryption key") from None
         key = encryption_key.read(body.encryption_key, allow_rsa=self.allow_rsa_oaep)
+        encryption_key.require_signed_for(key, proof)
         replacement = self.sessions.replace_encryption_key(
             token,
             key,

@@ -89,7 +89,8 @@ class Counter:
     failures: int = 0
     last_at: int = 0
     exists: bool = False
-    known: bool = False
+    known_until: int = 0
+    """Of a device that has logged in to the account: until when it counts as known for that."""
 
     def current(self, now: int) -> int:
         """The failures that still count."""
@@ -163,7 +164,7 @@ class GuessStore:
         for _ in range(_RESERVATIONS):
             counters, row = self._read((account, device, source), beside)
             account, device, source = counters
-            if jkt and device.known:
+            if jkt and now < device.known_until:
                 own, wait = device, device.wait(now)
             else:
                 own, wait = account, max(account.wait(now), source.wait(now))
@@ -201,7 +202,7 @@ class GuessStore:
         for _ in range(_RESERVATIONS):
             (counter,), _row = self._read((counter,))
             _require_no_wait(counter, now)
-            if self._count(counter, now=now, invocation_id=invocation_id, kept=REGISTER.forget):
+            if self._count(counter, now=now, invocation_id=invocation_id):
                 return
         raise RequestRefused("too_many_attempts", "registrations: contention", retry_after=1)
 
@@ -258,19 +259,14 @@ class GuessStore:
         read = tuple(_counter(counter, found.get(counter.id)) for counter in counters)
         return read, next(iter(rows[beside[0]]), None) if beside is not None else None
 
-    def _count(
-        self,
-        counter: Counter,
-        *,
-        now: int,
-        invocation_id: str,
-        kept: int = KNOWN_DEVICE_SECONDS,
-    ) -> bool:
-        """Count one failure in advance, if nobody has counted since ``counter`` was read."""
+    def _count(self, counter: Counter, *, now: int, invocation_id: str) -> bool:
+        """Count one failure in advance, if nobody has counted since ``counter`` was read. The row
+        of a known device stays for as long as its last login said: failures make none known."""
+        kept_until = counter.known_until or now + counter.limit.forget
         values: Item = {
             ":failures": {"N": str(counter.current(now) + 1)},
             ":now": {"N": str(now)},
-            ":expires_at": {"N": str(now + max(counter.limit.forget, kept))},
+            ":expires_at": {"N": str(kept_until)},
             ":invocation": {"S": invocation_id},
         }
         condition = NO_COUNT
@@ -310,7 +306,7 @@ def _counter(counter: Counter, row: Mapping[str, Any] | None) -> Counter:
         failures=int(row["failures"]["N"]),
         last_at=int(row["last_at"]["N"]),
         exists=True,
-        known=row.get("known", {}).get("BOOL", False),
+        known_until=int(row["expires_at"]["N"]) if "known" in row else 0,
     )
 
 

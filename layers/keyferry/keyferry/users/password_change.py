@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from keyferry.aws import write_all
+from keyferry.aws import batch_get, write_all
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.sessions.model import Session, Status
 from keyferry.sessions.store import ACTIVE, SessionStore
 from keyferry.users.model import User, UserStatus
-from keyferry.users.store import PasswordCredential, UserStore
+from keyferry.users.store import (
+    PasswordCredential,
+    UserStore,
+    credential_from_item,
+    credential_key,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -59,6 +64,7 @@ class PasswordChange:
 
         Raise `Unavailable` when the password was changed, or hashed anew, meanwhile.
         """
+        ended = len(others)
         for _ in range(_ATTEMPTS):
             writes = self._writes(user, own, others, credential, phc)
             try:
@@ -73,10 +79,19 @@ class PasswordChange:
             if not failed:
                 return len(others)
             if "credential" in failed:
+                if self._stored(credential.username) == phc:
+                    return ended  # an earlier try was carried out, and only its reply was lost
                 raise Unavailable("password: changed meanwhile")
+            ended = len(others)
             # A session was opened, or one of them ended or refreshed.
             user, own, others = self.caller(user.sub, own.sid, now=now)
         raise Unavailable("dynamodb:TransactWriteItems password: the sessions kept changing")
+
+    def _stored(self, username: str) -> str | None:
+        table = self.users.credentials_table
+        rows = batch_get(self.users.client, {table: [credential_key(username)]})[table]
+        stored = credential_from_item(username, next(iter(rows), None))
+        return stored.phc if stored is not None else None
 
     def _writes(
         self,

@@ -35,6 +35,8 @@ template holds them to it), and each of them checks one password at a time."""
 # With these, a check takes about two seconds at the most on one vCPU; a login may take 15.
 MAX_ARGON2_BYTES: Final = 1024 * 1024 * 1024
 """Memory times iterations."""
+MAX_ARGON2_LANES: Final = 4096
+"""Lanes times iterations."""
 MAX_SCRYPT_BYTES: Final = MAX_MEMORY_BYTES
 """Memory times parallelisation: the lanes run one after the other."""
 MAX_PBKDF2_ITERATIONS: Final = 2_000_000
@@ -115,6 +117,9 @@ def _argon2id(
     # RFC 9106 §3.1
     if not (1 <= _number(lanes) <= 64 and _number(iterations) >= 1):
         raise ValueError("Argon2id: parameters")
+    # Every lane of every iteration is four threads that are started and joined.
+    if _number(lanes) > 1 and _number(lanes) * _number(iterations) > MAX_ARGON2_LANES:
+        raise ValueError("Argon2id: the parameters ask for too much memory or time")
     if size < 8 * 1024 * _number(lanes) or len(_decode(salt)) < 8:
         raise ValueError("Argon2id: parameters")
     _require_hash(_decode(hashed))
@@ -171,9 +176,10 @@ def _scrypt_deriver(
 
 def _pbkdf2(_: str, iterations: str, salt: str, hashed: str) -> Callable[[bytes], bool]:
     count = _number(iterations)
-    if not 1 <= count <= MAX_PBKDF2_ITERATIONS:
-        raise ValueError("PBKDF2: the iterations ask for too much time")
     wanted = _require_hash(_any_base64(hashed))
+    blocks = -(-len(wanted) // hashlib.sha256().digest_size)  # each takes all the iterations
+    if count < 1 or count * blocks > MAX_PBKDF2_ITERATIONS:
+        raise ValueError("PBKDF2: the iterations ask for too much time")
     octets = salt.encode("ascii")  # Django's salt is text
     return lambda password: hmac.compare_digest(
         hashlib.pbkdf2_hmac("sha256", password, octets, count, len(wanted)), wanted

@@ -6,6 +6,7 @@ a withdrawn KMS right may go unnoticed, uses and number how much one function ho
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,27 +27,30 @@ class _Opened:
 
 @dataclass(slots=True)
 class OpenedKeys:
-    """A value never changes under its id, so nothing here goes stale."""
+    """A value never changes under its id, so nothing here goes stale. Threads may share it."""
 
     now: Callable[[], int]
     _opened: dict[ValueId, _Opened] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def get(self, value_id: ValueId) -> bytes | None:
-        opened = self._opened.get(value_id)
-        if opened is None:
-            return None
-        remaining = opened.until - self.now()
-        # More than the full age remains only when the clock was set back.
-        if not 0 < remaining <= MAX_AGE_SECONDS or opened.uses_left <= 0:
-            del self._opened[value_id]
-            return None
-        opened.uses_left -= 1
-        return opened.value
+        with self._lock:
+            opened = self._opened.get(value_id)
+            if opened is None:
+                return None
+            remaining = opened.until - self.now()
+            # More than the full age remains only when the clock was set back.
+            if not 0 < remaining <= MAX_AGE_SECONDS or opened.uses_left <= 0:
+                del self._opened[value_id]
+                return None
+            opened.uses_left -= 1
+            return opened.value
 
     def put(self, value_id: ValueId, value: bytes) -> None:
         now = self.now()
-        for old in [key for key, opened in self._opened.items() if opened.until <= now]:
-            del self._opened[old]
-        while len(self._opened) >= MAX_ENTRIES:
-            del self._opened[next(iter(self._opened))]  # the oldest: a dict keeps its order
-        self._opened[value_id] = _Opened(value, now + MAX_AGE_SECONDS, MAX_USES)
+        with self._lock:
+            for old in [key for key, opened in self._opened.items() if opened.until <= now]:
+                del self._opened[old]
+            while len(self._opened) >= MAX_ENTRIES:
+                del self._opened[next(iter(self._opened))]  # the oldest: a dict keeps its order
+            self._opened[value_id] = _Opened(value, now + MAX_AGE_SECONDS, MAX_USES)

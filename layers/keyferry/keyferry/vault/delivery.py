@@ -194,6 +194,9 @@ class Delivery:
             # Ties this reply to the proof of this very request: an old reply is not a new one,
             # even on a phone whose clock is wrong.
             "proof_jti": proof.jti if proof else None,
+            # To whom this was encrypted: a key that somebody else has put in the place of the
+            # device's would show here, though the delivery was encrypted to the device's again.
+            "encryption_kid": session.encryption_key.thumbprint(),
             "min_fetch_interval": self.budget.interval,
         }
 

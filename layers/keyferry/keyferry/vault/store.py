@@ -34,6 +34,8 @@ MAX_WRITES: Final = 99
 """Beside the manifest: a transaction of DynamoDB has up to 100."""
 
 _MARK_BYTES: Final = 16
+_MARKS: Final = 16
+"""The last writes that a row tells of, so more than come between the tries of one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,13 @@ class VaultStore:
         # A write whose answer was lost has happened, maybe: the mark tells.
         mark = sealer.random(_MARK_BYTES)
         made: Change | None = None
-        for _ in range(_WRITE_ATTEMPTS):
+        for attempt in range(_WRITE_ATTEMPTS + 1):
             row = self._row()
-            if made is not None and row is not None and row.get("mark", {}).get("B") == mark:
+            marks = _marks(row)
+            if made is not None and mark in marks:
                 return made
+            if attempt == _WRITE_ATTEMPTS:
+                break
             seen = manifest_from_item(row)
             made = change(seen)
             writes = [self._put(sealer.seal(value_id, value)) for value_id, value in made.seal]
@@ -67,7 +72,8 @@ class VaultStore:
             # Two transactions at once on one row: DynamoDB refuses one before it looks at any
             # condition. That is a conflict like any other here.
             with suppress(Unavailable):
-                if self._write(replace(made.manifest, revision=seen.revision + 1), mark, writes):
+                written = replace(made.manifest, revision=seen.revision + 1)
+                if self._write(written, [*marks[1 - _MARKS :], mark], writes):
                     return made
         raise CommandRefused("conflict", "Others kept changing the vault; try again.")
 
@@ -90,7 +96,7 @@ class VaultStore:
         return response.get("Item")
 
     def _write(
-        self, manifest: Manifest, mark: bytes, writes: list[TransactWriteItemTypeDef]
+        self, manifest: Manifest, marks: list[bytes], writes: list[TransactWriteItemTypeDef]
     ) -> bool:
         """Write the manifest and ``writes`` together, if nobody has written since; else False."""
         plain = manifest.to_json().encode("utf-8")
@@ -101,7 +107,7 @@ class VaultStore:
         item: Item = {
             **MANIFEST_KEY,
             "revision": {"N": str(manifest.revision)},
-            "mark": {"B": mark},
+            "marks": {"L": [{"B": mark} for mark in marks]},
             "document": {"B": document},
         }
         put: TransactWriteItemTypeDef = {
@@ -145,6 +151,11 @@ class ManifestReader:
             self._manifest = manifest_from_item(row)
             self._row = row
         return self._manifest
+
+
+def _marks(row: Mapping[str, Any] | None) -> list[bytes]:
+    """Of the last writes, the newest at the end."""
+    return [each["B"] for each in row["marks"]["L"]] if row is not None and "marks" in row else []
 
 
 def manifest_from_item(item: Mapping[str, Any] | None) -> Manifest:
