@@ -186,7 +186,7 @@ def test_revoke_takes_one_key(arguments: tuple[str, ...]) -> None:
 def test_every_key_has_a_price() -> None:
     assert set(command._COSTS) == {(purpose, each) for purpose in Purpose for each in Standing}
     published = discovery.READ_AGAIN_SECONDS + discovery.MAX_AGE_SECONDS
-    assert command._PUBLISHED_SECONDS == published
+    assert published == command._PUBLISHED_SECONDS
 
 
 def test_a_failing_keyring_function_is_named() -> None:
