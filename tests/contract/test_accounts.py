@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
+from keyferry.attestation import app_check as attestation
 from keyferry.attestation.app_check import HEADER, JWKS_URI, AppCheck
 from keyferry.config import TokenPolicy
 from keyferry.edge.request import Headers, Request
@@ -22,6 +23,7 @@ from keyferry.sessions.model import Status
 from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.sessions.store import SessionStore
 from keyferry.single_use import SingleUse
+from keyferry.users import accounts
 from keyferry.users.accounts import Accounts
 from keyferry.users.guessing import REDEEM, REGISTER, GuessStore
 from keyferry.users.invitation import Invitation, InvitationStore, hash_code, new_code
@@ -385,6 +387,7 @@ class Door:
     now: int = PROVIDER_NOW
     app_check: AppCheck = field(init=False)
     calls: list[str] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         google = Issuer({JWKS_URI: jwk_set(jwk(rsa_key()))})
@@ -447,8 +450,11 @@ class Door:
 
 
 @pytest.fixture
-def door(cloud: Cloud) -> Door:
-    return Door(cloud)
+def door(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Door:
+    made = Door(cloud)
+    for module in (accounts, attestation):
+        monkeypatch.setattr(module, "count", made.counted.append)
+    return made
 
 
 class TestWhoMayBecomeAUser:
@@ -463,13 +469,18 @@ class TestWhoMayBecomeAUser:
         assert door.register("ben", bad) == 403
         assert door.redeem(CODE, bad) == 403
         assert door.calls == [], "and that costs nothing"
+        result = "AppCheckInvalid" if bad else "AppCheckMissing"
+        assert door.counted == [result, result]
         assert door.register("ben", token(CLAIMS)) == 200
         assert door.redeem(CODE, token(CLAIMS)) == 200
+        registered, redeemed = "AccountRegistered", "AccountRedeemed"
+        assert door.counted[2:] == ["AppCheckValid", registered, "AppCheckValid", redeemed]
 
     def test_where_keys_can_not_be_had(self, door: Door) -> None:
         door.app_check = app_check(Issuer({JWKS_URI: OSError()}))
         assert door.register("ben", token(CLAIMS)) == 503
         assert door.redeem(CODE, token(CLAIMS)) == 503
+        assert door.counted == ["AppCheckUnavailable"] * 2
 
     def test_a_limited_use_token_is_good_for_one_of_them(self, door: Door) -> None:
         door.invite()
@@ -495,6 +506,8 @@ class TestWhoMayBecomeAUser:
         good = token(CLAIMS)
         statuses = [door.redeem("wrong", good) for _ in range(REDEEM.free + 2)]
         assert statuses == [400] * (REDEEM.free + 1) + [429]
+        assert door.counted.count("AccountRefused") == REDEEM.free + 1
+        assert door.counted.count("AccountThrottled") == 1
         assert door.redeem(CODE, good) == 429, "not looked at"
         assert door.calls == ["BatchGetItem"]
         assert door.redeem(CODE, good, ip="192.0.2.2") == 200
@@ -503,6 +516,9 @@ class TestWhoMayBecomeAUser:
         good = token(CLAIMS)
         statuses = [door.register(f"user {n}", good) for n in range(REGISTER.free + 2)]
         assert statuses == [200] * (REGISTER.free + 1) + [429]
+        assert door.counted.count("AccountThrottled") == 1
+        assert door.register("user 1", good, ip="192.0.2.3") == 409
+        assert door.counted.count("AccountRefused") == 1
         assert door.cloud.users.sub_of(f"user {REGISTER.free + 1}") is None
         assert door.register("another", good, ip="192.0.2.2") == 200
 

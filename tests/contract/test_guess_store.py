@@ -42,10 +42,12 @@ class Door:
     now: int = NOW
     serial: int = 0
     client: Any = field(default=None)
+    longest_session: int = 0
 
     @property
     def store(self) -> GuessStore:
-        return GuessStore(self.client or self.cloud.dynamodb, self.cloud.tables["GuessesTable"])
+        client = self.client or self.cloud.dynamodb
+        return GuessStore(client, self.cloud.tables["GuessesTable"], self.longest_session)
 
     def reserve(self, name: str = "ana", *, jkt: str = "", ip: str = "192.0.2.1") -> Attempt:
         self.serial += 1
@@ -154,6 +156,20 @@ def test_a_phone_is_forgotten_some_time(door: Door) -> None:
     items = door.cloud.dynamodb.scan(TableName=door.cloud.tables["GuessesTable"])["Items"]
     (row,) = (item for item in items if item["id"]["S"].startswith("device#"))
     assert int(row["expires_at"]["N"]) == NOW + KNOWN_DEVICE_SECONDS
+
+
+def test_a_phone_is_known_longer_than_its_session_lives(door: Door) -> None:
+    """Or strangers could hold up the login that has to follow the end of a session."""
+    door.longest_session = 3_650 * DAY
+    door.succeed(jkt="phone")
+    close(door)
+    door.now += door.longest_session
+    close(door)
+    door.refused()
+    door.succeed(jkt="phone")
+    door.now += door.longest_session + KNOWN_DEVICE_SECONDS
+    close(door)
+    door.refused(jkt="phone")
 
 
 def test_success_forgives_the_account(door: Door) -> None:

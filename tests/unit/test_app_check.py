@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from keyferry.attestation import app_check as attestation
 from keyferry.attestation.app_check import (
     DECISIONS,
     ISSUER,
@@ -225,6 +226,19 @@ class TestDecisions:
         with pytest.raises(RequestRefused) as refused:
             make(google).admit(Checked(Result.MISSING))
         assert refused.value.code == "attestation_required"
+
+    @pytest.mark.parametrize("mode", Mode)
+    def test_each_result_is_counted(
+        self, google: Issuer, monkeypatch: pytest.MonkeyPatch, mode: Mode
+    ) -> None:
+        """So that whoever turns it on knows first how many apps would be refused."""
+        counted: list[str] = []
+        monkeypatch.setattr(attestation, "count", counted.append)
+        for presented in (token(CLAIMS), None, "x"):
+            make(google, mode).check(presented, invocation_id="i")
+        make(Issuer({JWKS_URI: OSError()}), mode).check(token(CLAIMS), invocation_id="i")
+        results = ["AppCheckValid", "AppCheckMissing", "AppCheckInvalid", "AppCheckUnavailable"]
+        assert counted == ([] if mode is Mode.OFF else results)
 
     def test_off_asks_nobody(self, google: Issuer) -> None:
         off = AppCheck.from_environ(google.jwks(), DYNAMODB, {"KEYFERRY_APP_CHECK": "off"})

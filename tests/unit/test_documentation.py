@@ -213,7 +213,7 @@ def test_the_limits_on_guessing() -> None:
         "device": guessing.DEVICE,
         "network": guessing.NETWORK,
     }
-    known = f"in the last {guessing.KNOWN_DEVICE_SECONDS // DAY} days"
+    known = f"as long as the session of that login can live, and in the {guessing.KNOWN_DEVICE_SECONDS // DAY} days after"
     assert known in re.sub(r"\s+", " ", page("login.md"))
 
 

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from keyferry import clock
+from keyferry.edge.telemetry import Metric, count
 from keyferry.errors import RequestRefused, Unavailable
 from keyferry.federation.jwks import RETRY_SECONDS, Jwks
 from keyferry.federation.signature import SignedClaims, verified
@@ -73,6 +74,15 @@ class Decision(StrEnum):
     LATER = "later"
     """503: the caller may well be right, and is to come back."""
 
+
+_METRICS: Final[Mapping[Result, Metric]] = MappingProxyType(
+    {
+        Result.VALID: Metric.APP_CHECK_VALID,
+        Result.MISSING: Metric.APP_CHECK_MISSING,
+        Result.INVALID: Metric.APP_CHECK_INVALID,
+        Result.UNAVAILABLE: Metric.APP_CHECK_UNAVAILABLE,
+    }
+)
 
 _ALL_PASS: Final = dict.fromkeys(Result, Decision.NOT_ATTESTED)
 
@@ -150,9 +160,14 @@ class AppCheck:
 
     def check(self, token: str | None, *, invocation_id: str) -> Checked:
         """Verify the token that came in `HEADER`, and use it up where each is good once. Switched
-        off, nothing is looked at or fetched."""
+        off, nothing is looked at, fetched or counted."""
         if self.mode is Mode.OFF:
             return Checked(Result.MISSING, "off")
+        checked = self._check(token, invocation_id)
+        count(_METRICS[checked.result])
+        return checked
+
+    def _check(self, token: str | None, invocation_id: str) -> Checked:
         if not token:
             return Checked(Result.MISSING, "no token")
         try:

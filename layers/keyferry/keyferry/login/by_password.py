@@ -137,8 +137,9 @@ class PasswordLogin:
             )
             issued = auth_session.issue(note, self.keyring, now=self.now())
             raise RequestRefused("mfa_required", "login", members={"auth_session": issued})
-        if not self.factors.use(user.sub, otp, now=self.now()):
+        if not self.factors.use(user.sub, otp, now=self.now(), invocation_id=origin.invocation_id):
             self.guesses.failed(attempt)
+            count(Metric.SECOND_FACTOR_REFUSED)
             raise refused("code wrong or used")
 
     def _strengthened(

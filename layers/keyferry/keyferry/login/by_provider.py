@@ -130,16 +130,21 @@ class ProviderLogin:
         if otp is None:
             count(Metric.SECOND_FACTOR_REQUIRED)
             raise RequestRefused("mfa_required", "federated login")
-        attempt = self.factors.use_counted(
-            self.guesses,
-            user.sub,
-            otp,
-            jkt=origin.jkt,
-            source_ip=origin.source_ip,
-            now=self.now,
-            invocation_id=origin.invocation_id,
-        )
+        try:
+            attempt = self.factors.use_counted(
+                self.guesses,
+                user.sub,
+                otp,
+                jkt=origin.jkt,
+                source_ip=origin.source_ip,
+                now=self.now,
+                invocation_id=origin.invocation_id,
+            )
+        except RequestRefused:
+            count(Metric.LOGIN_THROTTLED)
+            raise
         if attempt is None:
+            count(Metric.SECOND_FACTOR_REFUSED)
             raise refused("code wrong or used")
         return attempt
 

@@ -56,7 +56,7 @@ class Login:
         keyring = UnwrappedKeyring.from_environ(dynamodb, kms, environ)
         policy = TokenPolicy.from_environ(environ)
         users = UserStore.from_environ(dynamodb, environ)
-        guesses = GuessStore(dynamodb, environ["KEYFERRY_GUESSES_TABLE"])
+        guesses = GuessStore(dynamodb, environ["KEYFERRY_GUESSES_TABLE"], policy.absolute_seconds)
         factors = SecondFactors(
             dynamodb,
             users.credentials_table,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Final, Self, TypeVar
 
@@ -103,15 +104,18 @@ class Accounts:
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
         dynamodb, kms = aws.dynamodb(), aws.kms()
         users = UserStore.from_environ(dynamodb, environ)
+        policy = TokenPolicy.from_environ(environ)
         return cls(
             keyring=UnwrappedKeyring.from_environ(dynamodb, kms, environ),
             invitations=InvitationStore(users),
             change=PasswordChange(
                 users, SessionStore(dynamodb, environ["KEYFERRY_SESSIONS_TABLE"])
             ),
-            guesses=GuessStore(dynamodb, environ["KEYFERRY_GUESSES_TABLE"]),
+            guesses=GuessStore(
+                dynamodb, environ["KEYFERRY_GUESSES_TABLE"], policy.absolute_seconds
+            ),
             app_check=AppCheck.from_environ(Jwks(clock.now), dynamodb, environ),
-            policy=TokenPolicy.from_environ(environ),
+            policy=policy,
             passwords=NewPasswordPolicy.from_environ(environ),
             # Only the exact word opens it: a typing error must not.
             self_registration=environ["KEYFERRY_SELF_REGISTRATION"] == "true",
@@ -129,11 +133,12 @@ class Accounts:
         password = self._admit(body.password, username)
         checked = self._attest(request)
         now = self.now()
-        redemption = self.guesses.redeeming(
-            request.source_ip,
-            now=now,
-            beside=(self.change.users.credentials_table, invitation_key(username)),
-        )
+        with _counting_refusals():
+            redemption = self.guesses.redeeming(
+                request.source_ip,
+                now=now,
+                beside=(self.change.users.credentials_table, invitation_key(username)),
+            )
         phc = hash_password(password, random=self.random)
         invitation = invitation_from_item(redemption.beside)
         code = body.code.get_secret_value()
@@ -143,6 +148,7 @@ class Accounts:
         user = User.new(invitation.username, invitation.roles, now=now, random=self.random)
         credential = PasswordCredential(username, user.sub, phc)
         if not self.invitations.redeem(invitation, user, credential, now=now):
+            # Another request was faster, or an operator gave the name to somebody else.
             raise _not_invited()
         count(Metric.ACCOUNT_REDEEMED)
         logger.info(
@@ -163,13 +169,15 @@ class Accounts:
         username = _canonical(body.username, canonical_new_username)
         password = self._admit(body.password, username)
         checked = self._attest(request)
-        self.guesses.register(
-            request.source_ip, now=self.now(), invocation_id=request.invocation_id
-        )
+        with _counting_refusals():
+            self.guesses.register(
+                request.source_ip, now=self.now(), invocation_id=request.invocation_id
+            )
         user = User.new(body.username, (), now=self.now(), random=self.random)
         phc = hash_password(password, random=self.random)
         credential = PasswordCredential(username, user.sub, phc)
         if not self.invitations.register(user, credential, now=self.now()):
+            count(Metric.ACCOUNT_REFUSED)
             raise RequestRefused("username_taken", "register: taken or invited")
         count(Metric.ACCOUNT_REGISTERED)
         logger.info(
@@ -198,6 +206,7 @@ class Accounts:
         )
         if credential is None or credential.sub != user.sub or not right:
             self.guesses.failed(attempt)
+            count(Metric.ACCOUNT_REFUSED)
             raise RequestRefused("wrong_password", "password: current one wrong")
         ended = self.change.write(
             user,
@@ -224,14 +233,15 @@ class Accounts:
 
     def _reserve(self, request: Request, username: str, jkt: str) -> Attempt:
         """Count the attempt where logins count theirs: a stolen session is no way to guess on."""
-        return self.guesses.reserve(
-            username,
-            jkt=jkt,
-            source_ip=request.source_ip,
-            now=self.now(),
-            invocation_id=request.invocation_id,
-            beside=(self.change.users.credentials_table, credential_key(username)),
-        )
+        with _counting_refusals():
+            return self.guesses.reserve(
+                username,
+                jkt=jkt,
+                source_ip=request.source_ip,
+                now=self.now(),
+                invocation_id=request.invocation_id,
+                beside=(self.change.users.credentials_table, credential_key(username)),
+            )
 
     def _attest(self, request: Request) -> Checked:
         """Raise `RequestRefused` (``attestation_required``) or `Unavailable`, as at login."""
@@ -267,7 +277,18 @@ def _normal(password: SecretStr) -> bytes:
         raise RequestRefused("invalid_request", "current password: form") from None
 
 
+@contextmanager
+def _counting_refusals() -> Iterator[None]:
+    """Around a limit, which refuses for one reason alone."""
+    try:
+        yield
+    except RequestRefused:
+        count(Metric.ACCOUNT_THROTTLED)
+        raise
+
+
 def _not_invited() -> RequestRefused:
+    count(Metric.ACCOUNT_REFUSED)
     return RequestRefused(
         "invalid_grant", "invitation", description="This invitation is not valid (any more)."
     )

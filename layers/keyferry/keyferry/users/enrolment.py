@@ -94,16 +94,21 @@ class TotpEnrolment:
     def remove(self, request: Request) -> Response:
         """``POST /v1/mfa/totp/remove``, with a code: a stolen session alone must not do it."""
         user, code = self._caller(request), _code(request)
-        attempt = self.factors.use_counted(
-            self.guesses,
-            user.sub,
-            code,
-            jkt="",
-            source_ip=request.source_ip,
-            now=self.now,
-            invocation_id=request.invocation_id,
-        )
+        try:
+            attempt = self.factors.use_counted(
+                self.guesses,
+                user.sub,
+                code,
+                jkt="",
+                source_ip=request.source_ip,
+                now=self.now,
+                invocation_id=request.invocation_id,
+            )
+        except RequestRefused:
+            count(Metric.ACCOUNT_THROTTLED)
+            raise
         if attempt is None:
+            count(Metric.SECOND_FACTOR_REFUSED)
             raise RequestRefused("invalid_code", "totp: code")
         self.factors.remove(user.sub, also=self.guesses.forgive(attempt, jkt=""))
         logger.info("second factor", extra={"outcome": "removed", "sub": user.sub})

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 HOUR: Final = 3_600
 
 KNOWN_DEVICE_SECONDS: Final = 90 * DAY
-"""How long a device stays known to an account after its last login there."""
+"""How long a device stays known to an account, beyond the longest session that its last login there
+can have opened: whoever has to log in again because it has ended does so from a known device."""
 
 _RESERVATIONS: Final = 4
 
@@ -138,8 +139,11 @@ class Redemption:
 
 @dataclass(frozen=True, slots=True)
 class GuessStore:
+    """``longest_session`` is in seconds; 0 where no login is counted."""
+
     client: DynamoDBClient
     table: str
+    longest_session: int = 0
 
     def reserve(
         self,
@@ -232,6 +236,7 @@ class GuessStore:
             key: Item = {"id": {"S": attempt.own.id}}
             writes["guesses"] = {"Delete": {"TableName": self.table, "Key": key}}
         if jkt:
+            known_until = attempt.now + self.longest_session + KNOWN_DEVICE_SECONDS
             writes["device"] = {
                 "Put": {
                     "TableName": self.table,
@@ -240,7 +245,7 @@ class GuessStore:
                         "known": {"BOOL": True},
                         "failures": {"N": "0"},
                         "last_at": {"N": str(attempt.now)},
-                        "expires_at": {"N": str(attempt.now + KNOWN_DEVICE_SECONDS)},
+                        "expires_at": {"N": str(known_until)},
                     },
                 }
             }

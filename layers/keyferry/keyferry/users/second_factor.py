@@ -137,31 +137,26 @@ class SecondFactors:
             )["Plaintext"]
         return totp.matching_step(secret, code, now)
 
-    def use(self, sub: str, code: str, *, now: int) -> bool:
-        """Use up a code, of the app or for recovery. Return whether it was good, and unused."""
+    def use(self, sub: str, code: str, *, now: int, invocation_id: str) -> bool:
+        """Use up a code, of the app or for recovery. Return whether it was good, and unused but by
+        the request ``invocation_id`` itself: botocore may write twice, and a login may begin anew.
+        """
         enrolment = self.read(sub)
         if enrolment is None or not enrolment.confirmed:
             return False
         recovery = totp.recovery_hash(code)
         if recovery is not None:
-            return self._use_recovery(sub, recovery)
+            return self._use_recovery(sub, recovery, invocation_id)
         step = self._matching_step(enrolment, code, now)
         if step is None:
             return False
-        used, _ = write_if(
-            self.client.update_item,
-            "dynamodb:UpdateItem totp",
-            TableName=self.credentials_table,
-            Key=enrolment_key(sub),
-            ConditionExpression=f"{CONFIRMED} AND {SAME_SECRET} AND {NEWER_STEP}",
-            UpdateExpression="SET last_step = :step",
-            ExpressionAttributeValues={
-                ":yes": {"BOOL": True},
-                ":sealed": {"B": enrolment.sealed},
-                ":step": {"N": str(step)},
-            },
+        return self._use_up(
+            sub,
+            condition=f"{SAME_SECRET} AND {NEWER_STEP}",
+            update="SET last_step = :step, used_by = :use",
+            values={":sealed": {"B": enrolment.sealed}, ":step": {"N": str(step)}},
+            use=f"{invocation_id} {step}",
         )
-        return used
 
     def use_counted(
         self,
@@ -180,33 +175,39 @@ class SecondFactors:
         Raise `RequestRefused` (``too_many_attempts``).
         """
         attempt = guesses.reserve(
-            f"totp {sub}",
+            f"totp\0{sub}",  # no user name has a NUL in it: nobody else counts there
             jkt=jkt,
             source_ip=source_ip,
             now=now(),
             invocation_id=invocation_id,
             beside=(self.credentials_table, enrolment_key(sub)),
         )
-        if self.use(sub, code, now=now()):
+        if self.use(sub, code, now=now(), invocation_id=invocation_id):
             return attempt
         guesses.failed(attempt)
         return None
 
-    def _use_recovery(self, sub: str, recovery: str) -> bool:
-        used, _ = write_if(
+    def _use_recovery(self, sub: str, recovery: str, invocation_id: str) -> bool:
+        return self._use_up(
+            sub,
+            condition=UNUSED_RECOVERY,
+            update="SET used_by = :use DELETE recovery :used",
+            values={":hash": {"S": recovery}, ":used": {"SS": [recovery]}},
+            use=f"{invocation_id} {recovery}",
+        )
+
+    def _use_up(self, sub: str, *, condition: str, update: str, values: Item, use: str) -> bool:
+        """``use`` names the request and the code, and is the mark that a second try looks for."""
+        used, row = write_if(
             self.client.update_item,
             "dynamodb:UpdateItem totp",
             TableName=self.credentials_table,
             Key=enrolment_key(sub),
-            ConditionExpression=f"{CONFIRMED} AND {UNUSED_RECOVERY}",
-            UpdateExpression="DELETE recovery :used",
-            ExpressionAttributeValues={
-                ":yes": {"BOOL": True},
-                ":hash": {"S": recovery},
-                ":used": {"SS": [recovery]},
-            },
+            ConditionExpression=f"{CONFIRMED} AND {condition}",
+            UpdateExpression=update,
+            ExpressionAttributeValues={":yes": {"BOOL": True}, ":use": {"S": use}, **values},
         )
-        return used
+        return used or (row is not None and row.get("used_by", {}).get("S") == use)
 
     def _context(self, sub: str) -> dict[str, str]:
         return {
