@@ -24,8 +24,11 @@ import httpx
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
+from botocore.exceptions import BotoCoreError
 
 from keyferry import aws, clock
+from keyferry.aws_json.client import DynamoDb, JsonClient, Kms
+from keyferry.aws_json.connections import Answer, NoAnswer
 from keyferry.config import DAY
 from keyferry.edge import telemetry  # noqa: F401 -- before a test's own stdout is what it logs to
 from keyferry.jose import base64url
@@ -87,9 +90,11 @@ class Reply:
     status: int
     code: str = ""
 
+    def body(self) -> bytes:
+        return json.dumps({"__type": self.code, "message": ""}).encode() if self.code else b""
+
     def response(self, url: str) -> AWSResponse:
-        body = json.dumps({"__type": self.code, "message": ""}).encode() if self.code else b""
-        raw: Any = SimpleNamespace(stream=lambda: iter([body]))
+        raw: Any = SimpleNamespace(stream=lambda: iter([self.body()]))
         return AWSResponse(url, self.status, HTTPHeaders(), raw)
 
 
@@ -108,8 +113,7 @@ class Fault:
     naming: str = ""
     struck: int = 0
 
-    def strikes(self, event_name: str, body: bytes) -> bool:
-        _, service, operation = event_name.split(".")
+    def strikes(self, service: str, operation: str, body: bytes) -> bool:
         if self.operation not in (f"{service}:{operation}", f"{service}:*"):
             return False
         if self.naming.encode() not in body:
@@ -131,27 +135,17 @@ class Aws:
     def operations(self) -> list[str]:
         return [operation for operation, _ in self.calls]
 
-    def called(self, params: dict[str, Any], model: Any, **_: Any) -> None:
-        self.calls.append((f"{model.service_model.service_name}:{model.name}", params))
-
-    def sent(self, request: Any, event_name: str, **_: Any) -> AWSResponse | None:
+    def strikes(self, service: str, operation: str, body: bytes, *, done: bool) -> Fault | None:
+        """The fault, if it is this call that it is for, and now."""
         fault = self.fault
-        if fault is None or fault.done or not fault.strikes(event_name, request.body):
+        if fault is None or fault.done is not done or not fault.strikes(service, operation, body):
             return None
-        if isinstance(fault.failure, Reply):
-            return fault.failure.response(request.url)
-        raise fault.failure
-
-    def received(self, event_name: str, **_: Any) -> None:
-        fault = self.fault
-        if fault is not None and fault.done and fault.strikes(event_name, b""):
-            assert isinstance(fault.failure, BaseException)
-            raise fault.failure
+        return fault
 
 
 class Clients:
-    """The functions' own AWS clients. To make one takes long, so they outlive the systems, and
-    each system has them tell it what they do."""
+    """The functions' own AWS clients, boto3's and Keyferry's own. To make one takes long, so they
+    outlive the systems, and each system has them tell it what they do."""
 
     def __init__(self, endpoint_url: str) -> None:
         self.aws = Aws()
@@ -160,25 +154,69 @@ class Clients:
                 patch.setenv(name, value)
             # Credentials that another test has found, or not, stay with the default session.
             patch.setattr(boto3, "DEFAULT_SESSION", None)
-            self.dynamodb, self.kms = aws.dynamodb(), aws.kms()
-        for client, service in ((self.dynamodb, "dynamodb"), (self.kms, "kms")):
+            self.boto3_dynamodb, self.boto3_kms = aws.boto3_dynamodb(), aws.boto3_kms()
+        environ = {**SETTINGS, "AWS_ENDPOINT_URL": endpoint_url}
+        options: Any = {"user_agent": aws.user_agent(environ), "random": clock.random}
+        self.dynamodb = DynamoDb.from_environ(environ, **options)
+        self.kms = Kms.from_environ(environ, **options)
+        for client, service in ((self.boto3_dynamodb, "dynamodb"), (self.boto3_kms, "kms")):
             events: Any = client.meta.events
             events.register(f"before-parameter-build.{service}", self._called)
             events.register(f"before-send.{service}", self._sent)
             events.register(f"response-received.{service}", self._received)
+        for own in (self.dynamodb, self.kms):
+            self._watch(own)
 
-    def _called(self, **event: Any) -> None:
-        self.aws.called(**event)
+    def _called(self, params: dict[str, Any], model: Any, **_: Any) -> None:
+        self.aws.calls.append((f"{model.service_model.service_name}:{model.name}", params))
 
-    def _sent(self, **event: Any) -> AWSResponse | None:
-        return self.aws.sent(**event)
+    def _sent(self, request: Any, event_name: str, **_: Any) -> AWSResponse | None:
+        _, service, operation = event_name.split(".")
+        fault = self.aws.strikes(service, operation, request.body, done=False)
+        if fault is None:
+            return None
+        if isinstance(fault.failure, Reply):
+            return fault.failure.response(request.url)
+        raise fault.failure
 
-    def _received(self, **event: Any) -> None:
-        self.aws.received(**event)
+    def _received(self, event_name: str, **_: Any) -> None:
+        _, service, operation = event_name.split(".")
+        fault = self.aws.strikes(service, operation, b"", done=True)
+        if fault is not None:
+            assert isinstance(fault.failure, BaseException)
+            raise fault.failure
+
+    def _watch(self, client: JsonClient) -> None:
+        call, exchange, service = client.call, client.exchange, client.service
+
+        def watched_call(operation: str, request: Any) -> dict[str, Any]:
+            self.aws.calls.append((f"{service}:{operation}", request))
+            return call(operation, request)
+
+        def watched_exchange(headers: Any, body: bytes) -> Answer:
+            operation = headers["X-Amz-Target"].partition(".")[2]
+            try:
+                fault = self.aws.strikes(service, operation, body, done=False)
+                if fault is not None and isinstance(fault.failure, Reply):
+                    return Answer(fault.failure.status, {}, fault.failure.body())
+                if fault is not None:
+                    raise fault.failure
+                answer = exchange(headers, body)
+                fault = self.aws.strikes(service, operation, body, done=True)
+                if fault is not None:
+                    assert isinstance(fault.failure, BaseException)
+                    raise fault.failure
+            except BotoCoreError as error:
+                raise NoAnswer(type(error).__name__) from None
+            return answer
+
+        watched: Any = client
+        watched.call, watched.exchange = watched_call, watched_exchange
+        watched.sleep = lambda _: None  # the waiting is not what is tested here
 
     def close(self) -> None:
-        self.dynamodb.close()
-        self.kms.close()
+        self.boto3_dynamodb.close()
+        self.boto3_kms.close()
 
 
 @dataclass
@@ -497,8 +535,9 @@ def running(
     monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
     calls = Aws()
     monkeypatch.setattr(clients, "aws", calls)
-    monkeypatch.setattr(aws, "dynamodb", lambda: clients.dynamodb)
-    monkeypatch.setattr(aws, "kms", lambda: clients.kms)
+    for name in ("dynamodb", "kms", "boto3_dynamodb", "boto3_kms"):
+        client = getattr(clients, name)
+        monkeypatch.setattr(aws, name, lambda client=client: client)
     system = System(cloud, metrics, aws=calls)
     monkeypatch.setattr(clock, "now", lambda: system.now)
     system.create()

@@ -12,15 +12,14 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from keyferry.sockets import connect as connect  # its two halves belong together for who calls
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-    AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
-    """What `socket.getaddrinfo` gives a list of."""
 
 DEFAULT_PORTS: Final[Mapping[bool, int]] = {True: 443, False: 80}
 """With TLS, and without."""
@@ -28,29 +27,6 @@ DEFAULT_PORTS: Final[Mapping[bool, int]] = {True: 443, False: 80}
 
 class TooLarge(ValueError):
     """More bytes than may come."""
-
-
-def connect(addresses: Iterable[AddressInfo], *, seconds: float) -> socket.socket:
-    """Connect to the first address that answers, all of them together within ``seconds``.
-
-    Raise `OSError` when none does.
-    """
-    deadline = time.monotonic() + seconds
-    failure: OSError = TimeoutError("no time left") if seconds <= 0 else OSError("no address")
-    for family, kind, protocol, _, address in addresses:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            break
-        peer = socket.socket(family, kind, protocol)
-        peer.settimeout(remaining)
-        try:
-            peer.connect(address)
-        except OSError as error:
-            peer.close()
-            failure = error
-        else:
-            return peer
-    raise failure
 
 
 @contextmanager

@@ -120,9 +120,9 @@ class RotateKeyring:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
         return cls(
-            store=KeyringStore(aws.dynamodb(), environ["KEYFERRY_KEYRING_TABLE"]),
+            store=KeyringStore(aws.boto3_dynamodb(), environ["KEYFERRY_KEYRING_TABLE"]),
             maker=KeyMaker(
-                kms=aws.kms(),
+                kms=aws.boto3_kms(),
                 key_arn=environ["KEYFERRY_KEYRING_KEY_ARN"],
                 deployment=Deployment.from_environ(environ),
                 random=clock.random,

@@ -178,7 +178,7 @@ class Operator:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        dynamodb, kms = aws.dynamodb(), aws.kms()
+        dynamodb, kms = aws.boto3_dynamodb(), aws.boto3_kms()
         users = UserStore.from_environ(dynamodb, environ)
         deployment = Deployment.from_environ(environ)
         return cls(

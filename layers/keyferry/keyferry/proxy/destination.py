@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from keyferry.vault.upstream import checked_host
 
 if TYPE_CHECKING:
-    from keyferry.outgoing import AddressInfo
+    from keyferry.sockets import AddressInfo
 
 RESOLVE_SECONDS: Final = 2.0
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from botocore.exceptions import ClientError
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyferry import clock
 from keyferry.aws import calling
+from keyferry.aws_json.client import ServiceError
 from keyferry.config import Deployment
 from keyferry.errors import KeyferryError
 from keyferry.vault.model import ValueId
@@ -96,7 +96,7 @@ class Sealer:
                     EncryptionContext=context,
                 )["Plaintext"]
             return AESGCM(data_key).decrypt(envelope.nonce, envelope.ciphertext, _aad(context))
-        except (ClientError, InvalidTag):
+        except (ServiceError, InvalidTag):
             raise Undecipherable("vault: envelope does not open") from None
 
 
