@@ -171,7 +171,7 @@ class Clients:
         self.aws.calls.append((f"{model.service_model.service_name}:{model.name}", params))
 
     def _sent(self, request: Any, event_name: str, **_: Any) -> AWSResponse | None:
-        _, service, operation = event_name.split(".")
+        service, operation = event_name.split(".")[1:]
         fault = self.aws.strikes(service, operation, request.body, done=False)
         if fault is None:
             return None
@@ -180,7 +180,7 @@ class Clients:
         raise fault.failure
 
     def _received(self, event_name: str, **_: Any) -> None:
-        _, service, operation = event_name.split(".")
+        service, operation = event_name.split(".")[1:]
         fault = self.aws.strikes(service, operation, b"", done=True)
         if fault is not None:
             assert isinstance(fault.failure, BaseException)
@@ -197,9 +197,9 @@ class Clients:
             operation = headers["X-Amz-Target"].partition(".")[2]
             try:
                 fault = self.aws.strikes(service, operation, body, done=False)
-                if fault is not None and isinstance(fault.failure, Reply):
-                    return Answer(fault.failure.status, {}, fault.failure.body())
                 if fault is not None:
+                    if isinstance(fault.failure, Reply):
+                        return Answer(fault.failure.status, {}, fault.failure.body())
                     raise fault.failure
                 answer = exchange(headers, body)
                 fault = self.aws.strikes(service, operation, body, done=True)
