@@ -42,5 +42,5 @@ class SingleUse:
             },
             ConditionExpression=UNUSED,
         )
-        # botocore tried twice and met its own first try.
+        # The client tried twice and met its own first try.
         return written or (row is not None and row["used_by"]["S"] == invocation_id)

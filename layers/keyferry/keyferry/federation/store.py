@@ -98,7 +98,7 @@ class ProviderStore:
                 Item=item,
                 **unchanged,
             )
-            # botocore tried twice and met its own first try: the row is what was to be written.
+            # The client tried twice and met its own first try: the row is what was to be written.
             if written or row == item:
                 return
         raise CommandRefused("conflict", "Others kept changing the providers; try again.")

@@ -23,7 +23,7 @@ class Budgets:
     """One row for each user, key and window; it counts up and is then forgotten.
 
     A new window is a new row, so nothing is ever set back, and two requests at once cannot both take
-    what is left for one. A request that botocore sends to DynamoDB twice may count twice: never less
+    what is left for one. A request that is sent to DynamoDB twice may count twice: never less
     than there were.
     """
 

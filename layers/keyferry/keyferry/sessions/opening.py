@@ -92,7 +92,7 @@ class SessionOpening:
             if found is None:
                 raise RequestRefused("invalid_grant", "login: user deleted meanwhile")
             if session.sid in found.sessions:
-                # botocore tried twice, and the first try had done it
+                # the client tried twice, and the first try had done it
                 return Opened(session, len(ended))
             user = found
         raise Unavailable("dynamodb:TransactWriteItems session: too many logins at once")

@@ -139,7 +139,7 @@ class SecondFactors:
 
     def use(self, sub: str, code: str, *, now: int, invocation_id: str) -> bool:
         """Use up a code, of the app or for recovery. Return whether it was good, and unused but by
-        the request ``invocation_id`` itself: botocore may write twice, and a login may begin anew.
+        the request ``invocation_id`` itself: a client may write twice, and a login may begin anew.
         """
         enrolment = self.read(sub)
         if enrolment is None or not enrolment.confirmed:

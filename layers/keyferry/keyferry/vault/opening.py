@@ -25,7 +25,7 @@ OPEN_SECONDS: Final = 8.0
 of the function's time. What was opened until then is kept, and the next request goes on from it."""
 
 _AT_ONCE: Final = 8
-"""Fewer than botocore's pool of 10 connections."""
+"""Fewer than the connections that a client keeps (`aws_json.connections.MAX_KEPT`)."""
 
 
 @dataclass(frozen=True, slots=True)
