@@ -28,7 +28,7 @@ from botocore.exceptions import BotoCoreError
 
 from keyferry import aws, clock
 from keyferry.aws_json.client import DynamoDb, JsonClient, Kms
-from keyferry.aws_json.connections import Answer, NoAnswer
+from keyferry.aws_json.connections import Answer, Connections, NoAnswer
 from keyferry.config import DAY
 from keyferry.edge import telemetry  # noqa: F401 -- before a test's own stdout is what it logs to
 from keyferry.jose import base64url
@@ -149,6 +149,7 @@ class Clients:
 
     def __init__(self, endpoint_url: str) -> None:
         self.aws = Aws()
+        self._connections: list[Connections] = []
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": endpoint_url}.items():
                 patch.setenv(name, value)
@@ -188,6 +189,7 @@ class Clients:
 
     def _watch(self, client: JsonClient) -> None:
         call, exchange, service = client.call, client.exchange, client.service
+        self._connections.append(exchange.__self__)  # type: ignore[attr-defined]
 
         def watched_call(operation: str, request: Any) -> dict[str, Any]:
             self.aws.calls.append((f"{service}:{operation}", request))
@@ -217,6 +219,8 @@ class Clients:
     def close(self) -> None:
         self.boto3_dynamodb.close()
         self.boto3_kms.close()
+        for connections in self._connections:
+            connections.close()
 
 
 @dataclass
