@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,8 +19,6 @@ from keyferry.vault.model import ValueId
 from keyferry.vault.opening import Values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.contract.conftest import Cloud
 
 COUNT = 20
@@ -159,6 +158,56 @@ def test_one_that_does_not_open_keeps_nothing_back(cloud: Cloud, wanted: list[Va
     opened = opener.open(wanted)
     assert [each for each, value in opened.items() if value is None] == [one]
     assert opener.open([one]) == {one: None}
+
+
+def row(cloud: Cloud, value_id: ValueId) -> dict[str, Any]:
+    table = cloud.tables["VaultTable"]
+    key = {"id": {"S": f"{value_id.name}#{value_id.label}"}}
+    found: dict[str, Any] = cloud.dynamodb.get_item(TableName=table, Key=key)["Item"]
+    return found
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "no nonce": lambda row: {**row, "nonce": {"B": b""}},
+    "a short nonce": lambda row: {**row, "nonce": {"B": row["nonce"]["B"][:4]}},
+    "a long nonce": lambda row: {**row, "nonce": {"B": row["nonce"]["B"] * 20}},
+    "no data key": lambda row: {**row, "wrapped_key": {"B": b""}},
+    "a data key of 7 KB": lambda row: {**row, "wrapped_key": {"B": b"x" * 7_000}},
+    "an empty ciphertext": lambda row: {**row, "ciphertext": {"B": b""}},
+    "text for bytes": lambda row: {**row, "ciphertext": {"S": "x"}},
+    "no ciphertext": lambda row: {k: v for k, v in row.items() if k != "ciphertext"},
+    "nothing": lambda row: {"id": row["id"]},
+}
+
+
+@pytest.mark.parametrize("number", [1, COUNT], ids=["one key", "many"])
+@pytest.mark.parametrize("form", BROKEN)
+def test_a_row_that_is_no_envelope_keeps_nothing_back(
+    cloud: Cloud, wanted: list[ValueId], form: str, number: int
+) -> None:
+    planted = BROKEN[form](row(cloud, wanted[0]))
+    cloud.dynamodb.put_item(TableName=cloud.tables["VaultTable"], Item=planted)
+    opened = values(cloud)[0].open(wanted[:number])
+    assert [each for each, value in opened.items() if value is None] == wanted[:1]
+
+
+def test_what_a_row_says_of_itself_is_not_believed(cloud: Cloud, wanted: list[ValueId]) -> None:
+    """A whole row of another key, under this one's id: it opens as neither."""
+    one, other = wanted[:2]
+    planted = {**row(cloud, other), "id": row(cloud, one)["id"]}
+    cloud.dynamodb.put_item(TableName=cloud.tables["VaultTable"], Item=planted)
+    opener, _ = values(cloud)
+    assert opener.open([one]) == {one: None}
+    assert opener.opened.get(other) is None
+
+
+@pytest.mark.parametrize("number", [1, COUNT], ids=["one key", "many"])
+def test_a_lost_row_keeps_nothing_back(cloud: Cloud, wanted: list[ValueId], number: int) -> None:
+    """As after a restore of the table that did not bring all of it back."""
+    table, key = cloud.tables["VaultTable"], {"id": row(cloud, wanted[0])["id"]}
+    cloud.dynamodb.delete_item(TableName=table, Key=key)
+    opened = values(cloud)[0].open(wanted[:number])
+    assert [each for each, value in opened.items() if value is None] == wanted[:1]
 
 
 def test_a_value_that_went_away(cloud: Cloud, wanted: list[ValueId]) -> None:

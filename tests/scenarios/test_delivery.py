@@ -12,6 +12,7 @@ from botocore.exceptions import ReadTimeoutError
 from joserfc import jwe
 from joserfc.jwk import ECKey
 
+from keyferry.edge.telemetry import Metric
 from keyferry.vault.cache import MAX_AGE_SECONDS
 from tests.bench import delivery as bench
 from tests.e2e.conftest import SECRETS
@@ -59,6 +60,25 @@ def test_a_warm_function_does_without_kms_for_a_while(
     assert "kms:Decrypt" not in system.aws.operations()[mark:]
     with system.failing("kms:Decrypt", failure):
         assert phone.keys().status_code == 503
+
+
+def test_a_lost_row_is_told_and_keeps_nothing_back(system: System, phone: Phone) -> None:
+    policy = {"roles": ["*"]}
+    made = system.operate("keys.put", name="lost", value="v", policy=policy, promote=True)
+    table = system.cloud.tables["VaultTable"]
+    row_id = {"S": f"lost#{made['current']['number']}"}
+    system.cloud.dynamodb.delete_item(TableName=table, Key={"id": row_id})
+    system.metrics()
+    everything = phone.keys()
+    assert "etag" not in everything.headers
+    claims = phone.open(everything)
+    assert claims["keys"]["maps"]["value"] == SECRETS["maps"]
+    assert claims["refused"] == {"lost": "temporarily_unavailable"}
+    alone = phone.keys("/v1/keys/lost")
+    assert (alone.status_code, alone.json()["error"]) == (503, "temporarily_unavailable")
+    assert system.metrics().count(Metric.VAULT_UNDECIPHERABLE) == 2
+    system.operate("keys.put", name="lost", value="again", promote=True)
+    assert phone.open(phone.keys())["keys"]["lost"]["value"] == "again"
 
 
 @pytest.mark.parametrize(

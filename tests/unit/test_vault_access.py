@@ -127,6 +127,12 @@ class TestRollout:
             assert bucket == rollout_bucket("k", f"user-{n}")
             assert 0 <= bucket < WHOLE_ROLLOUT
 
+    def test_to_the_hundredth_of_a_percent(self) -> None:
+        bucket = rollout_bucket("k", FACTS.sub)
+        for rollout, expected in ((bucket, Reason.NOT_IN_ROLLOUT), (bucket + 1, GRANTED)):
+            key = entry(Conditions(("*",), rollout=rollout))
+            assert decide_delivery(key, FACTS, NOW) == expected
+
     def test_other_users_are_first_for_another_key(self) -> None:
         first = {n for n in range(2_000) if rollout_bucket("a", str(n)) < 1_000}
         also = {n for n in first if rollout_bucket("b", str(n)) < 1_000}

@@ -25,7 +25,7 @@ from keyferry.vault.model import ValueId
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
-_NONCE_BYTES: Final = 12
+NONCE_BYTES: Final = 12
 
 _NEVER_OPENS: Final = frozenset({"IncorrectKeyException", "InvalidCiphertextException"})
 """KMS's words for a blob that was tampered with, or stands in the wrong row."""
@@ -76,7 +76,7 @@ class Sealer:
             data_key = self.kms.generate_data_key(
                 KeyId=self.key_arn, KeySpec="AES_256", EncryptionContext=context
             )
-        nonce = self.random(_NONCE_BYTES)
+        nonce = self.random(NONCE_BYTES)
         return Envelope(
             id=value_id,
             wrapped_key=data_key["CiphertextBlob"],

@@ -45,9 +45,10 @@ class Values:
         )
 
     def open(self, wanted: Sequence[ValueId]) -> dict[ValueId, bytes | None]:
-        """The values of ``wanted``; None for one whose row does not open.
+        """The values of ``wanted``; None for one whose row does not open, or is lost.
 
-        Raise `Unavailable` when KMS does not serve, or a row went away since the manifest was read.
+        Raise `Unavailable` when KMS does not serve, or a version went away since the manifest was
+        read.
         """
         values: dict[ValueId, bytes | None] = {
             value_id: self.opened.get(value_id) for value_id in wanted
@@ -56,13 +57,18 @@ class Values:
         if not missing:
             return values
         envelopes = self.vault.envelopes(missing)
-        if len(envelopes) < len(missing):
+        lost = set(missing) - {envelope.id for envelope in envelopes}
+        if lost and self.vault.named(lost) != lost:
             # Promoted over or deleted between the two reads; a new try sees what is there now.
             raise Unavailable("vault: a value went away", retry_after=1)
+        for value_id in lost:
+            _report(value_id)
         values.update(self._open_all(envelopes))
         return values
 
     def _open_all(self, envelopes: Sequence[Envelope]) -> dict[ValueId, bytes | None]:
+        if not envelopes:
+            return {}
         if len(envelopes) == 1:  # a thread for it would only cost
             return {envelopes[0].id: self._open(envelopes[0])}
         pool = ThreadPoolExecutor(min(len(envelopes), _AT_ONCE))
@@ -83,12 +89,13 @@ class Values:
         try:
             value = self.sealer.open(envelope)
         except Undecipherable:
-            # Somebody has written to the table, or KMS or the key is not what it was.
-            logger.error(
-                "undecipherable",
-                extra={"key": envelope.id.name, "version": envelope.id.label},
-            )
-            count(Metric.VAULT_UNDECIPHERABLE)
+            _report(envelope.id)
             return None
         self.opened.put(envelope.id, value)
         return value
+
+
+def _report(value_id: ValueId) -> None:
+    """Somebody has written to the table, or KMS or the key is not what it was."""
+    logger.error("undecipherable", extra={"key": value_id.name, "version": value_id.label})
+    count(Metric.VAULT_UNDECIPHERABLE)

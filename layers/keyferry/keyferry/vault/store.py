@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from keyferry.aws import FIRST_WRITE, SAME_REVISION, batch_get, calling, write_all
 from keyferry.errors import CommandRefused, Unavailable
 from keyferry.vault.changes import Change
-from keyferry.vault.envelope import Envelope, Sealer
+from keyferry.vault.envelope import NONCE_BYTES, Envelope, Sealer
 from keyferry.vault.model import EMPTY, Manifest, ValueId
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ _WRITE_ATTEMPTS: Final = 8
 _BATCH: Final = 100
 MAX_WRITES: Final = 99
 """Beside the manifest: a transaction of DynamoDB has up to 100."""
+
+_MAX_WRAPPED_BYTES: Final = 6144
+"""That KMS takes for a ``CiphertextBlob``."""
 
 _MARK_BYTES: Final = 16
 _MARKS: Final = 16
@@ -78,15 +81,29 @@ class VaultStore:
         raise CommandRefused("conflict", "Others kept changing the vault; try again.")
 
     def envelopes(self, wanted: Sequence[ValueId]) -> list[Envelope]:
-        """The rows of ``wanted``; one that is gone is left out."""
+        """The rows of ``wanted``; one that is gone, or no envelope, is left out."""
         found: list[Envelope] = []
         for start in range(0, len(wanted), _BATCH):
-            keys = [_value_key(value_id) for value_id in wanted[start : start + _BATCH]]
+            asked = {_row_id(value_id): value_id for value_id in wanted[start : start + _BATCH]}
+            keys: list[Item] = [{"id": {"S": row_id}} for row_id in asked]
             # Values never change, so an eventually consistent read is either right or empty;
             # empty right after a put would be a key missing from a delivery, hence consistent.
-            items = batch_get(self.client, {self.table: keys})
-            found += [envelope_from_item(item) for item in items[self.table]]
+            for item in batch_get(self.client, {self.table: keys})[self.table]:
+                with suppress(KeyError, TypeError, ValueError):  # somebody has written to the table
+                    found.append(envelope_from_item(item, asked[item["id"]["S"]]))
         return found
+
+    def named(self, value_ids: Collection[ValueId]) -> frozenset[ValueId]:
+        """Those of ``value_ids`` that the manifest, read again, still has."""
+        rows = batch_get(self.client, {self.table: [dict(MANIFEST_KEY)]})[self.table]
+        keys = manifest_from_item(rows[0] if rows else None).keys
+        return frozenset(
+            value_id
+            for value_id in value_ids
+            if value_id.name in keys
+            for version in keys[value_id.name].versions()
+            if value_id in version.values(value_id.name)
+        )
 
     def _row(self) -> dict[str, Any] | None:
         with calling("dynamodb:GetItem manifest"):
@@ -187,18 +204,26 @@ def envelope_to_item(envelope: Envelope) -> Item:
     }
 
 
-def envelope_from_item(item: Mapping[str, Any]) -> Envelope:
-    return Envelope(
-        id=ValueId(
-            name=item["name"]["S"],
-            version=int(item["version"]["N"]),
-            variant=int(item["variant"]["N"]) if "variant" in item else 0,
-        ),
+def envelope_from_item(item: Mapping[str, Any], value_id: ValueId) -> Envelope:
+    """What a row says of itself is not asked: ``value_id`` is what was wanted, and the value opens as
+    that or not at all. Raise `KeyError`, `TypeError` or `ValueError` for what is no envelope: an AWS
+    client or a cipher would choke on it, and with it all that is opened beside it."""
+    envelope = Envelope(
+        id=value_id,
         wrapped_key=item["wrapped_key"]["B"],
         nonce=item["nonce"]["B"],
         ciphertext=item["ciphertext"]["B"],
     )
+    if not 0 < len(envelope.wrapped_key) <= _MAX_WRAPPED_BYTES:
+        raise ValueError("envelope: data key")
+    if len(envelope.nonce) != NONCE_BYTES:
+        raise ValueError("envelope: nonce")
+    return envelope
 
 
 def _value_key(value_id: ValueId) -> Item:
-    return {"id": {"S": f"{value_id.name}#{value_id.label}"}}
+    return {"id": {"S": _row_id(value_id)}}
+
+
+def _row_id(value_id: ValueId) -> str:
+    return f"{value_id.name}#{value_id.label}"
