@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import json
 import re
 import socket
@@ -311,12 +312,41 @@ class TestQuery:
             "key\n",
             "ｋｅｙ",
             "k\u200bey",
+            "[key]",
+            "]key",
+            "key]x",
+            "KEY[",
+            "\u212aey",  # the sign for kelvin
         ],
         ids=ascii,
     )
     def test_the_callers_own_key_is_refused(self, name: str) -> None:
         for pairs in ([(name, "x")], [("a", "b"), (name, ""), ("c", "d")]):
             assert refused(replace(WANTED, query=pairs), IN_QUERY) == "proxy_refused"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("api_key", "api key", " api key", "api.key", "api[key", "api-key", "apikey"),
+            *("API_KEY", "api_key[0]", "[api_key]", "ap\u0131_key", "ap\u0130_key", "api\u2024key"),
+        ],
+        ids=ascii,
+    )
+    def test_what_servers_read_as_the_keys_parameter_is_refused(self, name: str) -> None:
+        api_key = replace(IN_QUERY, parameter="api_key")
+        assert refused(replace(WANTED, query=[(name, "x")]), api_key) == "proxy_refused"
+
+    @pytest.mark.parametrize(
+        "name", ["key2", "filter[key]", "keys", "monkey", "", "[]", "_", "k", "\u043aey"], ids=ascii
+    )
+    def test_other_parameters_are_not(self, name: str) -> None:
+        check(replace(WANTED, query=[(name, "x")]), IN_QUERY)
+
+    @pytest.mark.parametrize("parameter", ["_", "~.~"])
+    def test_a_parameter_without_letters(self, parameter: str) -> None:
+        upstream = replace(IN_QUERY, parameter=parameter)
+        check(replace(WANTED, query=[("", "x"), ("a", "y")]), upstream)
+        assert refused(replace(WANTED, query=[(parameter, "x")]), upstream) == "proxy_refused"
 
     def test_the_key_goes_into_the_query(self) -> None:
         prepared = prepare(replace(WANTED, query=[("a", "b")]), IN_QUERY, KEY)
@@ -556,6 +586,14 @@ HOSTILE: dict[str, tuple[str, Talk]] = {
         "upstream_unavailable",
         sending(answer(GOOD, "Content-Encoding: identity", "Content-Encoding: br")),
     ),
+    "gzip of the transfer": (
+        "upstream_unavailable",
+        sending(answer(gzip.compress(GOOD), "Transfer-Encoding: gzip")),
+    ),
+    "two encodings of the transfer": (
+        "upstream_unavailable",
+        sending(answer(b"1\r\nx\r\n0\r\n\r\n", "Transfer-Encoding: gzip, chunked")),
+    ),
     "101": ("upstream_unavailable", sending(answer(b"", status="101 Switching"))),
     "103": ("upstream_unavailable", sending(answer(b"", status="103 Early Hints"))),
     "999": ("upstream_unavailable", sending(answer(GOOD, status="999 Nine"))),
@@ -667,6 +705,10 @@ ECHOES: dict[str, bytes] = {
     "base64 for URLs": base64.urlsafe_b64encode(KEY.encode()).rstrip(b"="),
     "hexadecimal": KEY.encode().hex().encode(),
     "hexadecimal in upper case": KEY.encode().hex().upper().encode(),
+    "in JavaScript": KEY.replace("/", "\\x2F").replace("+", "\\x2b").encode(),
+    "in HTML": KEY.replace("/", "&#x2F;").replace("+", "&#43;").replace("=", "&#061;").encode(),
+    "in a URL in a URL": quote(quote(KEY, safe=""), safe="").encode(),
+    "in a URL in HTML in JSON": json.dumps(quote(KEY, safe="")).replace("%", "&#37;").encode(),
 }
 
 
@@ -683,6 +725,23 @@ class TestEcho:
         with pytest.raises(RequestRefused) as error:
             ask(sending(answer(GOOD, f"ETag: {ECHOES[form].decode()}")))
         assert error.value.code == "upstream_echo"
+
+    @pytest.mark.parametrize("form", ["utf-16-le", "utf-16-be", "utf-16"])
+    def test_in_utf_16(self, form: str) -> None:
+        with pytest.raises(RequestRefused) as error:
+            ask(sending(answer(f"before {KEY} after".encode(form))))
+        assert error.value.code == "upstream_echo"
+
+    def test_with_what_html_escapes(self) -> None:
+        key = "p<a>s&s'w\"rd"
+        for told in (html.escape(key), html.escape(key).replace("&#x27;", "&apos;")):
+            assert is_told(key, Answer(200, {}, told.encode()))
+
+    def test_what_a_key_for_basic_authentication_encodes(self) -> None:
+        key = base64.b64encode(b"user:correct horse").decode()
+        for told in (b"no user:correct horse here", b"user%3Acorrect+horse"):
+            assert is_told(key, Answer(200, {}, told))
+        assert not is_told("YWJj", Answer(200, {}, b"abc")), "too short to say"
 
     def test_in_a_header_that_is_not(self) -> None:
         assert ask(sending(answer(GOOD, f"X-Debug: {KEY}"))).body == GOOD

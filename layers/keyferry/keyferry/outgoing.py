@@ -79,6 +79,9 @@ def read_body(response: http.client.HTTPResponse, *, max_bytes: int) -> bytes:
     encoded or cut off."""
     if (response.getheader("Content-Encoding") or "identity").strip().lower() != "identity":
         raise ValueError("content encoding")
+    # http.client undoes this one alone, and takes any other for none.
+    if (response.getheader("Transfer-Encoding") or "chunked").strip().lower() != "chunked":
+        raise ValueError("transfer encoding")
     # An amount, always: without one, http.client reserves as much memory as the peer announces.
     body = response.read(max_bytes + 1)
     if len(body) > max_bytes:

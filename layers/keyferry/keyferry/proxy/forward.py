@@ -12,6 +12,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
@@ -44,7 +45,13 @@ RETURNED_HEADERS: Final = (
 """Of the upstream's answer. No ``Location``: a redirect that is not followed leads nowhere either."""
 
 _MAX_HEAD_BYTES: Final = 64 * 1024
-_JSON_ESCAPE: Final = re.compile(rb"\\(?:u00([0-7][0-9A-Fa-f])|([\"\\/]))")
+_MIN_INNER_BYTES: Final = 8
+"""Of what a key encodes in Base64: less is found in many an answer by chance."""
+
+_BRACKET: Final = re.compile(r"[\[\]]")
+_ESCAPE: Final = re.compile(rb"\\(?:(?:u00|x)([0-7][0-9A-Fa-f])|([\"'\\/]))")
+_ENTITY: Final = re.compile(rb"&#(?:0{0,5}([1-9][0-9]{1,2})|[xX]0{0,5}([0-9A-Fa-f]{2}));|&([a-z]{2,4});")
+_ENTITIES: Final = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 
 
@@ -167,12 +174,16 @@ def send(
 
 
 def is_told(key: str, answer: Answer) -> bool:
-    """Whether ``answer`` holds the key: as it is, in percent-encoding, in a JSON text with escapes,
-    in Base64 (at any place of what was encoded) or in hexadecimal. A part of it, or one of many
-    other spellings, is not found: whoever chooses an upstream trusts it with the key."""
+    """Whether ``answer`` holds the key: as it is, in percent-encoding (once or twice), in a JSON or
+    JavaScript text with escapes, in HTML or XML, in UTF-16, in Base64 (at any place of what was
+    encoded) or in hexadecimal; or, of a key that is Base64 itself, what it encodes, as Basic
+    credentials are. A part of it, or one of many other spellings, is not found: whoever chooses an
+    upstream trusts it with the key."""
     told = "\n".join(answer.headers.values()).encode("ascii") + b"\n" + answer.body
-    plain = _JSON_ESCAPE.sub(_unescaped, told)
-    places = (told, plain, unquote_to_bytes(plain), unquote_to_bytes(plain.replace(b"+", b" ")))
+    plain = _ENTITY.sub(_character, _ESCAPE.sub(_unescaped, told))
+    decoded = unquote_to_bytes(plain)
+    places = (told, plain, decoded, unquote_to_bytes(plain.replace(b"+", b" ")))
+    places += (unquote_to_bytes(decoded),)
     return any(spelling in place for spelling in _spellings(key.encode()) for place in places)
 
 
@@ -180,6 +191,12 @@ def _spellings(key: bytes) -> Iterator[bytes]:
     yield key
     yield key.hex().encode()
     yield key.hex().upper().encode()
+    yield key.decode().encode("utf-16-le")
+    yield key.decode().encode("utf-16-be")
+    with suppress(ValueError):  # it is no Base64
+        inner = base64.b64decode(key, validate=True)
+        if len(inner) >= _MIN_INNER_BYTES and inner.isascii():
+            yield inner
     for before in range(3):
         # Only the characters that are made of the key alone: what is before and after is not known.
         encoded = base64.b64encode(bytes(before) + key)
@@ -194,6 +211,14 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
     return match[2] or bytes([int(match[1], 16)])
 
 
+def _character(match: re.Match[bytes]) -> bytes:
+    decimal, hexadecimal, name = match.groups()
+    if name is not None:
+        return _ENTITIES.get(name, match[0])
+    code = int(decimal) if decimal is not None else int(hexadecimal, 16)
+    return bytes([code]) if code < 128 else match[0]
+
+
 def _check_query(query: Sequence[tuple[str, str]], upstream: Upstream) -> None:
     try:
         encoded = _encoded(query)
@@ -201,18 +226,28 @@ def _check_query(query: Sequence[tuple[str, str]], upstream: Upstream) -> None:
         raise _refused("query text", "The query is not Unicode text.") from None
     if len(query) > MAX_QUERY_PAIRS or len(encoded) > MAX_QUERY_LENGTH or "%00" in encoded:
         raise _refused("query", "The query is too long, or not a query.")
-    if upstream.inject is Inject.QUERY and any(
-        _folded(name) == _folded(upstream.parameter) for name, _ in query
-    ):
-        raise _refused("query parameter", "The query has the parameter that the key goes into.")
+    if upstream.inject is Inject.QUERY:
+        own = _letters(upstream.parameter)
+        if any(own in _readings(name) for name, _ in query):
+            raise _refused("query parameter", "The query has the parameter that the key goes into.")
 
 
-def _folded(name: str) -> str:
-    """As the most lenient of servers compares names: PHP strips spaces, cuts brackets off, and has
-    an underscore for a dot; others fold case and compatibility characters."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    plain = "".join(c for c in folded if not unicodedata.category(c).startswith(("C", "Z")))
-    return plain.partition("[")[0].replace(".", "_")
+def _readings(name: str) -> tuple[str, str]:
+    """The letters and digits of a name of a query parameter, of all of it and of what stands before,
+    or alone in, brackets.
+
+    That is how the most lenient of servers may read it: PHP strips spaces in front, takes those
+    inside, dots and a lone bracket for underscores, and cuts brackets off; Rack takes off a bracket
+    in front; others fold case and compatibility characters.
+    """
+    first = next((part for part in _BRACKET.split(name) if _letters(part)), "")
+    return _letters(name), _letters(first)
+
+
+def _letters(name: str) -> str:
+    # Upper case first, for "ı", whose capital is "I".
+    folded = unicodedata.normalize("NFKC", name).upper().casefold()
+    return "".join(c for c in folded if c.isalnum()) or folded
 
 
 def _check_headers(headers: Mapping[str, str], upstream: Upstream) -> None:
