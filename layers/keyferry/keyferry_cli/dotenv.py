@@ -2,7 +2,9 @@
 
 Libraries for such files are made to start programs: they pass over lines that they do not
 understand, let the last of two assignments win, and do not say on which line a value stood or how
-it was quoted. Here a file that can be read in two ways is refused.
+it was quoted. Here a file that can be read in two ways is refused,
+and a value that some reader would cut or change: flutter_dotenv and Node's dotenv end it at any ``#``,
+and flutter_dotenv puts other values in for ``$NAME``.
 
     # a comment             NAME=bare value  # a comment
     export NAME='as it is'  NAME="with \\n \\r \\t \\" \\\\"
@@ -46,11 +48,14 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REST: Final = re.compile(r"[ \t]*(?:[ \t]#[^\n]*)?(?=\n|\Z)")
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
-_SUBSTITUTION: Final = re.compile(r"\$[{(]")
+_SUBSTITUTION: Final = re.compile(r"\$[{(\w]", re.ASCII)
 
 _REFUSED_SUBSTITUTION: Final = (
-    "${…} and $(…) are not expanded; in single quotes they are part of the value"
+    "$NAME, ${…} and $(…) are not expanded; in single quotes they are part of the value"
 )
+_QUOTES: Final = re.compile("[\"'`\u2018\u2019\u201c\u201d]")
+_EDGE: Final = re.compile(r"\A[\s\u200b-\u200f\u2060\ufeff]|[\s\u200b-\u200f\u2060\ufeff]\Z")
+"""What looks like nothing, and comes with what is pasted from a web page."""
 
 
 def parse(text: str) -> Iterator[Assignment]:
@@ -111,10 +116,15 @@ def _unescaped(raw: str) -> tuple[str, str]:
 
 def _bare(raw: str) -> tuple[str, str]:
     value = _COMMENT.sub("", raw, count=1).strip(_SPACE)
+    refused = ""
     if _SUBSTITUTION.search(value):
-        return "", _REFUSED_SUBSTITUTION
-    if value.startswith("`"):
-        return "", "backquotes mean one thing to a shell and another to libraries"
-    if _CONTROL.search(value):
-        return "", "a control character outside of quotes"
-    return value, ""
+        refused = _REFUSED_SUBSTITUTION
+    elif "#" in value:
+        refused = "a # without a space before it begins a comment for some readers; quote the value"
+    elif _QUOTES.search(value):
+        refused = "a quote inside of a value without quotes, which shells take away"
+    elif "\\" in value:
+        refused = "a backslash outside of quotes, which shells take away"
+    elif _CONTROL.search(value) or _EDGE.search(value):
+        refused = "a control character or an invisible one outside of quotes"
+    return ("", refused) if refused else (value, "")

@@ -85,9 +85,11 @@ def audit_key(
 
 
 def query_about(name: str, limit: int) -> str:
-    # As a member's name in the JSON of a line; a quote in a value would stand there escaped. A
-    # name has no other character that means something in the pattern.
-    member = f'"{name}":'.replace(".", r"\.")
+    # As the name of a member of `keys` or `refused`, which hold texts only, and not of the line: a key
+    # may be called "service". A quote in a value would stand there escaped. A name has no other
+    # character that means something in the pattern.
+    escaped = name.replace(".", r"\.")
+    member = rf'"(?:keys|refused)":\s?\{{[^{{}}]*"{escaped}":'
     return (
         "fields @timestamp, @message"
         f" | filter @message like /{MESSAGE}/"
