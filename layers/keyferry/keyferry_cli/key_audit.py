@@ -85,11 +85,11 @@ def audit_key(
 
 
 def query_about(name: str, limit: int) -> str:
-    # As the name of a member of `keys` or `refused`, which hold texts only, and not of the line: a key
-    # may be called "service". A quote in a value would stand there escaped. A name has no other
-    # character that means something in the pattern.
+    # As the name of a member of an object inside of a line, which `keys` and `refused` alone are, and
+    # not of the line itself: a key may be called "service". A quote in a value would stand there
+    # escaped. A name has no other character that means something in the pattern.
     escaped = name.replace(".", r"\.")
-    member = rf'"(?:keys|refused)":\s?\{{[^{{}}]*"{escaped}":'
+    member = rf':\s?\{{[^{{}}]*"{escaped}":'
     return (
         "fields @timestamp, @message"
         f" | filter @message like /{MESSAGE}/"

@@ -50,7 +50,9 @@ _MIN_INNER_BYTES: Final = 8
 
 _BRACKET: Final = re.compile(r"[\[\]]")
 _ESCAPE: Final = re.compile(rb"\\(?:(?:u00|x)([0-7][0-9A-Fa-f])|([\"'\\/]))")
-_ENTITY: Final = re.compile(rb"&#(?:0{0,5}([1-9][0-9]{1,2})|[xX]0{0,5}([0-9A-Fa-f]{2}));|&([a-z]{2,4});")
+_ENTITY: Final = re.compile(
+    rb"&#(?:0{0,5}([1-9][0-9]{1,2})|[xX]0{0,5}([0-9A-Fa-f]{2}));|&([a-z]{2,4});"
+)
 _ENTITIES: Final = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 
