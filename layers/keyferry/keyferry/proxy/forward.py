@@ -184,8 +184,8 @@ def is_told(key: str, answer: Answer) -> bool:
     told = "\n".join(answer.headers.values()).encode("ascii") + b"\n" + answer.body
     plain = _ENTITY.sub(_character, _ESCAPE.sub(_unescaped, told))
     decoded = unquote_to_bytes(plain)
-    places = (told, plain, decoded, unquote_to_bytes(plain.replace(b"+", b" ")))
-    places += (unquote_to_bytes(decoded),)
+    spaced, twice = unquote_to_bytes(plain.replace(b"+", b" ")), unquote_to_bytes(decoded)
+    places = (told, plain, decoded, spaced, twice)
     return any(spelling in place for spelling in _spellings(key.encode()) for place in places)
 
 
