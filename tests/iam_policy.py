@@ -20,6 +20,10 @@ Values = str | tuple[str, ...]
 
 _MEMBERS: Final = {"Sid", "Effect", "Action", "Resource", "Condition", "Principal"}
 _FOR_ALL: Final = "ForAllValues:"
+_OPERATORS: Final = {
+    *("StringEquals", "StringLike", "ArnNotLike", "Null"),
+    *(_FOR_ALL + each for each in ("StringEquals", "StringLike")),
+}
 
 
 class UnsupportedPolicyError(Exception):
@@ -60,7 +64,7 @@ class Statement:
             for operator, keys in statement.get("Condition", {}).items()
         }
         for operator in conditions:
-            if operator.removeprefix(_FOR_ALL) not in ("StringEquals", "StringLike", "Null"):
+            if operator not in _OPERATORS:
                 raise UnsupportedPolicyError(f"operator {operator}")
         return cls(
             sid=statement.get("Sid", ""),
@@ -92,6 +96,12 @@ def allowing(statements: Iterable[Statement], request: Request) -> tuple[Stateme
     return tuple(applying)
 
 
+def arn_like(pattern: str, arn: str) -> bool:
+    """As `like`, but by each of the six parts of an ARN: a wildcard ends where its part does."""
+    wanted, parts = pattern.split(":", 5), arn.split(":", 5)
+    return len(wanted) == len(parts) and all(map(like, wanted, parts))
+
+
 def like(pattern: str, text: str) -> bool:
     """``*`` stands for any characters and ``?`` for one; nothing else is special."""
     return _compiled(pattern).fullmatch(text) is not None
@@ -106,6 +116,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def _holds(operator: str, found: Values | None, wanted: tuple[str, ...]) -> bool:
     if operator == "Null":
         return any((found is None) == (value == "true") for value in wanted)
+    if operator == "ArnNotLike":
+        # True of no value at all, as every negated operator is at IAM.
+        if isinstance(found, tuple):
+            raise UnsupportedPolicyError(f"{operator} without a quantifier on several values")
+        return found is None or not any(arn_like(each, found) for each in wanted)
     values: tuple[str, ...]
     if operator.startswith(_FOR_ALL):
         # True of no values at all, as it is at IAM.

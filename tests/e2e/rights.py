@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from keyferry_cli.local.stack import LocalStack
 
 ACCOUNT: Final = "000000000000"
+_UA: Final = "AWS_SDK_UA_APP_ID"
 _APPLICATION: Final = "keyferry-"
+_PSEUDO_PARAMETERS: Final = {"AWS::Partition": "aws", "AWS::AccountId": ACCOUNT}
 _ACTIONS_OF_A_TRANSACTION: Final = {
     "Put": "PutItem",
     "Update": "UpdateItem",
@@ -56,6 +58,7 @@ class Rights:
     """Name in the template to the name that CloudFormation gave it."""
 
     parameters: Mapping[str, str]
+    """And the stack's name, as ``AWS::StackName``."""
 
     @classmethod
     def of(cls, stack: LocalStack, resources: Mapping[str, Any]) -> Rights:
@@ -65,7 +68,8 @@ class Rights:
         return cls(
             resources,
             {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in described},
-            {each["ParameterKey"]: each["ParameterValue"] for each in itself["Parameters"]},
+            {each["ParameterKey"]: each["ParameterValue"] for each in itself["Parameters"]}
+            | {"AWS::StackName": stack.stack_name},
         )
 
     @cached_property
@@ -76,7 +80,7 @@ class Rights:
             if resource["Type"] != "AWS::Lambda::Function":
                 continue
             properties = resource["Properties"]
-            application = properties["Environment"]["Variables"]["AWS_SDK_UA_APP_ID"]
+            application = properties["Environment"]["Variables"][_UA]
             assert application.startswith(_APPLICATION)
             role, attribute = properties["Role"]["Fn::GetAtt"]
             assert attribute == "Arn"
@@ -88,13 +92,26 @@ class Rights:
             )
         return found
 
+    @cached_property
+    def principals(self) -> dict[str, str]:
+        """The ARN of each function's role."""
+        found = {}
+        for resource in self.resources.values():
+            if resource["Type"] == "AWS::Lambda::Function":
+                application = resource["Properties"]["Environment"]["Variables"][_UA]
+                role, _ = resource["Properties"]["Role"]["Fn::GetAtt"]
+                path = self._resolved(self.resources[role]["Properties"].get("Path", "/"))
+                arn = f"arn:aws:iam::{ACCOUNT}:role{path}{self.physical[role]}"
+                found[application.removeprefix(_APPLICATION)] = arn
+        return found
+
     def guard(self, name: str) -> tuple[Statement, ...]:
         """What a KMS key's own policy denies to everybody. It has to leave the rest to the roles."""
         properties = self.resources[name]["Properties"]
-        policy = properties.get("KeyPolicy", {"Statement": []})["Statement"]
+        policy = self._resolved(properties.get("KeyPolicy", {"Statement": []}))["Statement"]
         denies = [each for each in policy if each["Effect"] == "Deny"]
         assert all(each["Principal"] == {"AWS": "*"} for each in denies)
-        to_roles = {"Action": "kms:*", "Resource": "*", "Principal": {"AWS": {"Fn::Sub": _ROOT}}}
+        to_roles = {"Action": "kms:*", "Resource": "*", "Principal": {"AWS": _ROOT}}
         assert not policy or any(to_roles.items() <= each.items() for each in policy)
         return tuple(Statement.parse(each) for each in denies)
 
@@ -112,7 +129,9 @@ class Rights:
         """The rights that a function's call rests on. Raise `NotAllowedError` if it has too few."""
         assert call.function is not None
         found = set()
-        for request in self.requests(call):
+        for asked in self.requests(call):
+            principal = {"aws:PrincipalArn": self.principals[call.function]}
+            request = replace(asked, context={**asked.context, **principal})
             name = self._name(request.resource)
             statements = self.statements[call.function] + self.guard(name)
             allowed = allowing(statements, request)
@@ -207,14 +226,22 @@ class Rights:
         match value:
             case {"Fn::GetAtt": [str(name), "Arn"]}:
                 return self._arn(name)
+            case {"Ref": "AWS::NoValue"}:
+                return _NO_VALUE
             case {"Ref": str(name)}:
                 return self.parameters[name]
+            case {"Fn::Sub": str(text)}:
+                known = {**_PSEUDO_PARAMETERS, **self.parameters}
+                return re.sub(r"\$\{([A-Za-z:]+)\}", lambda name: known[name[1]], text)
+            case {"Fn::If": ["IsProd", in_prod, otherwise]}:
+                return self._resolved(in_prod if self.parameters["Stage"] == "prod" else otherwise)
             case dict():
                 if any(key.startswith("Fn::") for key in value):
                     raise UnsupportedPolicyError(f"function {value}")
                 return {key: self._resolved(each) for key, each in value.items()}
             case list():
-                return [self._resolved(each) for each in value]
+                resolved = [self._resolved(each) for each in value]
+                return [each for each in resolved if each is not _NO_VALUE]
         return value
 
 
@@ -229,7 +256,8 @@ def _choices(statement: Statement) -> list[tuple[str, str]]:
     return listed or [("", "")]
 
 
-_ROOT: Final = "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"
+_ROOT: Final = f"arn:aws:iam::{ACCOUNT}:root"
+_NO_VALUE: Final = object()
 
 
 class NotAllowedError(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,8 @@ def as_function(stack: LocalStack) -> Client:
             resource = formation.describe_stack_resource(
                 StackName=stack.stack_name, LogicalResourceId=f"{role}Role"
             )["StackResourceDetail"]
-            arn = f"arn:aws:iam::000000000000:role/{resource['PhysicalResourceId']}"
+            named = stack.boto3_client("iam").get_role(RoleName=resource["PhysicalResourceId"])
+            arn = named["Role"]["Arn"]
             given = tokens.assume_role(RoleArn=arn, RoleSessionName="test-of-roles")["Credentials"]
             sessions[role] = boto3.Session(
                 given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], "us-east-1"
@@ -309,3 +312,42 @@ class TestKeys:
         arguments = decryptable("VaultKeyArn", VAULT)
         del arguments["EncryptionContext"]
         assert not allowed(as_function("DeliverKey", "kms").decrypt, **arguments)
+
+    @pytest.mark.parametrize("key", ["KeyringKeyArn", "VaultKeyArn"])
+    def test_an_administrator_uses_the_keys_of_dev_and_none_of_production(
+        self, stack: LocalStack, bearer_stack: LocalStack, key: str
+    ) -> None:
+        """Whom IAM allows everything the keys' own policies deny it: docs/threat-model.md."""
+        may = {}
+        for name, each in (("dev", stack), ("prod", bearer_stack)):
+            kms = as_administrator(each, "kms")
+            arn = each.outputs[key]
+            used = {"KeyId": arn, "EncryptionContext": {**VAULT, "stage": name}}
+            may[name] = {
+                "decrypt": allowed(kms.decrypt, CiphertextBlob=b"x", **used),
+                "encrypt": allowed(kms.encrypt, Plaintext=b"x", **used),
+                "generate_data_key": allowed(kms.generate_data_key, KeySpec="AES_256", **used),
+                "describe_key": allowed(kms.describe_key, KeyId=arn),
+            }
+            kms.close()
+        assert set(may["dev"].values()) == {True}
+        assert {name for name, so in may["prod"].items() if so} == {"describe_key"}
+
+
+def as_administrator(stack: LocalStack, service: str) -> Any:
+    """A client with a role of the account, and not of the stack, that may do everything."""
+    iam, tokens = stack.boto3_client("iam"), stack.boto3_client("sts")
+    name = f"administrator-{uuid.uuid4().hex[:8]}"
+    everybody = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy_of(everybody))["Role"]
+    iam.put_role_policy(RoleName=name, PolicyName="all", PolicyDocument=policy_of(everything))
+    given = tokens.assume_role(RoleArn=role["Arn"], RoleSessionName="test-of-keys")["Credentials"]
+    session = boto3.Session(
+        given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], "us-east-1"
+    )
+    return session.client(service, endpoint_url=stack.endpoint_url)  # type: ignore[call-overload]
+
+
+def policy_of(statement: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})

@@ -62,6 +62,7 @@ def test_no_managed_rule_blocks_a_body(rules: dict[str, dict[str, Any]]) -> None
         "GenericRFI_BODY",
         "JavaDeserializationRCE_BODY",
         "Log4JRCE_BODY",
+        "ReactJSRCE_BODY",
         "SizeRestrictions_BODY",
     }
 
@@ -128,6 +129,13 @@ def test_it_keeps_no_credential(resources: Resources, acl: dict[str, Any]) -> No
     logging = resources["WebAclLogging"]["Properties"]
     redacted = {each["SingleHeader"]["Name"] for each in logging["RedactedFields"]}
     assert redacted == {"authorization", "dpop", "x-api-key", "x-firebase-appcheck"}
+    protected = {
+        (field["Field"]["FieldType"], *field["Field"].get("FieldKeys", ()))
+        for field in acl["DataProtectionConfig"]["DataProtections"]
+        if field["Action"] == "SUBSTITUTION" and not field.keys() & {"ExcludeRuleMatchDetails"}
+    }
+    # What a rule found in a body would be quoted in the line about it, and the body has a password.
+    assert protected == {("SINGLE_HEADER", *sorted(redacted)), ("BODY",)}
     assert logging["LoggingFilter"]["DefaultBehavior"] == "DROP"
     group = resources["WebAclLogs"]["Properties"]["LogGroupName"]["Fn::Sub"]
     assert group.startswith("aws-waf-logs-")

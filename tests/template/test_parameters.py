@@ -145,5 +145,9 @@ class TestIssuer:
         assert domain["SecurityPolicy"]["Fn::If"][2].startswith("SecurityPolicy_TLS13_1_2")
         assert domain["EndpointAccessMode"]["Fn::If"][2] == "STRICT"
         assert domain["MutualTlsAuthentication"]["Fn::If"][0] == "HasMutualTls"
+        # It negotiates by the API's policy, also at a domain, and by TLS 1.0 where the API has none.
+        api = template["Resources"]["Api"]["Properties"]
+        for name in ("SecurityPolicy", "EndpointAccessMode"):
+            assert api[name] == domain[name]
         mapping = template["Resources"]["CustomDomainMapping"]["Properties"]
         assert "BasePath" not in mapping  # the issuer is the domain's root

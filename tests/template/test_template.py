@@ -37,6 +37,8 @@ FUNCTIONS = {
     "Operator",
 }
 FIXED_PARAMETERS = {
+    "AppName",
+    "Stage",
     "EmulatorEndpoint",
     "LocalUpstream",
     "ManageApiGatewayAccount",
@@ -234,6 +236,16 @@ def statements(role: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from policy["PolicyDocument"]["Statement"]
 
 
+def longest_value(parameter: dict[str, Any]) -> int:
+    """How many characters the value of a parameter can have; it has to be bounded."""
+    if "AllowedValues" in parameter:
+        return max(len(str(each)) for each in parameter["AllowedValues"])
+    if parameter["Type"] == "Number":
+        return len(str(parameter["MaxValue"]))
+    longest: int = parameter["MaxLength"]
+    return longest
+
+
 def references(value: Any) -> Iterator[str]:
     """Every name that Ref, Fn::Sub and the keys of Fn::FindInMap and Fn::If stand on."""
     if isinstance(value, dict):
@@ -285,12 +297,31 @@ class TestVersions:
         function = resources[f"{name}Function"]["Properties"]
         parameters = set(template["Parameters"]) - FIXED_PARAMETERS
         versioned = {**function, "ReservedConcurrentExecutions": None}  # is of all versions
-        needed = set(references(versioned)) & parameters | {
-            "Stage"
-        }  # Stage: by conditions and maps
+        needed = set(references(versioned)) & parameters
         versions = of_type(resources, "AWS::Lambda::Version")
         (version,) = [each for key, each in versions.items() if key.startswith(f"{name}Function")]
         assert set(references(version["Properties"]["Description"])) == needed
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_a_version_can_be_described(self, template: dict[str, Any], name: str) -> None:
+        """With the longest values that the parameters admit: Lambda refuses a longer description."""
+        versions = of_type(template["Resources"], "AWS::Lambda::Version")
+        (version,) = [each for key, each in versions.items() if key.startswith(f"{name}Function")]
+        text = version["Properties"]["Description"]["Fn::Sub"]
+        longest = re.sub(
+            r"\$\{(\w+)\}",
+            lambda match: "x" * longest_value(template["Parameters"][match[1]]),
+            text,
+        )
+        assert len(longest) <= 256
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_no_setting_can_change_without_a_new_version(
+        self, resources: Resources, name: str
+    ) -> None:
+        """As one would that is looked up in Mappings: the transform sees the look-up, not the value."""
+        function = resources[f"{name}Function"]["Properties"]
+        assert "Fn::FindInMap" not in json.dumps(function)
 
     @pytest.mark.parametrize("name", sorted(FUNCTIONS))
     def test_the_alias_live_serves_the_newest_version(
@@ -393,11 +424,13 @@ class TestFunctions:
         needed = WHOLE_SECONDS + RESOLVE_SECONDS
         assert needed < timeout <= 29, "which is as long as API Gateway waits"
 
-    def test_snapstart_is_for_prod_only(self, resources: Resources) -> None:
-        for name in FUNCTIONS:
-            assert resources[f"{name}Function"]["Properties"]["SnapStart"] == {
-                "ApplyOn": {"Fn::If": ["IsProd", "PublishedVersions", "None"]}
-            }
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_snapstart_is_for_prod_and_where_a_phone_waits(
+        self, resources: Resources, name: str
+    ) -> None:
+        snapshots = {"Fn::If": ["IsProd", "PublishedVersions", "None"]}
+        wanted = "None" if name in {"RotateKeyring", "Operator"} else snapshots
+        assert resources[f"{name}Function"]["Properties"]["SnapStart"] == {"ApplyOn": wanted}
 
     def test_an_imported_hash_leaves_a_function_most_of_its_memory(
         self, resources: Resources
@@ -449,6 +482,23 @@ class TestRoles:
                 assert "NotResource" not in statement
                 if "*" in as_list(statement["Resource"]):
                     assert all(action.startswith("xray:Put") for action in actions), name
+
+    @pytest.mark.parametrize("name", sorted(FUNCTIONS))
+    def test_the_path_of_a_role_is_of_one_stack_and_function(
+        self, resources: Resources, name: str
+    ) -> None:
+        """The policies of the KMS keys know the roles by it."""
+        folder = re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
+        path = {"Fn::Sub": f"/${{AWS::StackName}}/{folder}/"}
+        assert resources[f"{name}Role"]["Properties"]["Path"] == path
+
+    def test_only_lambda_takes_the_role_of_a_function(self, resources: Resources) -> None:
+        for name in FUNCTIONS:
+            (statement,) = resources[f"{name}Role"]["Properties"]["AssumeRolePolicyDocument"][
+                "Statement"
+            ]
+            assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+            assert statement["Action"] == "sts:AssumeRole"
 
     def test_no_managed_policy_of_a_function(self, resources: Resources) -> None:
         for name in FUNCTIONS:
@@ -545,7 +595,12 @@ class TestKeys:
         for name in ("KeyringKey", "VaultKey"):
             key = keys[name]
             properties = key["Properties"]
-            (deny,) = [s for s in properties["KeyPolicy"]["Statement"] if s["Effect"] == "Deny"]
+            (deny,) = [
+                each
+                for each in properties["KeyPolicy"]["Statement"]
+                if each.get("Sid") == "NoUseWithoutEncryptionContext"
+            ]
+            assert (deny["Effect"], deny["Principal"]) == ("Deny", {"AWS": "*"})
             assert deny["Condition"] == {"Null": {"kms:EncryptionContextKeys": "true"}}
             assert {"kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey*"} <= set(deny["Action"])
             assert properties["EnableKeyRotation"] is True
@@ -637,6 +692,69 @@ class TestApi:
         assert len(told) == len(of_type(resources, "AWS::ApiGateway::UsagePlan"))
 
 
+class TestInvokePermissions:
+    """Who may invoke a function without IAM rights of their own: its policy says so."""
+
+    def test_api_gateway_for_the_function_of_each_route(self, resources: Resources) -> None:
+        wanted = {
+            (
+                f"{method}{re.sub('{.*?}', '*', path)}",
+                operation["x-amazon-apigateway-integration"]["uri"]["Fn::Sub"],
+            )
+            for route, operation in operations(resources)
+            for method, path in [route.split(" ")]
+        }
+        found = set()
+        for permission in self.of(resources, "apigateway.amazonaws.com"):
+            source = permission["SourceArn"]["Fn::Sub"]
+            if isinstance(source, str):
+                continue  # the authorizer's, below
+            arn, names = source
+            assert names == {"__ApiId__": {"Ref": "Api"}, "__Stage__": "*"}
+            route = re.fullmatch(
+                r"arn:aws:execute-api:\$\{AWS::Region\}:\$\{AWS::AccountId\}"
+                r":\$\{__ApiId__\}/\$\{__Stage__\}/([A-Z]+/.*)",
+                arn,
+            )
+            assert route is not None
+            alias = permission["FunctionName"]["Ref"]
+            (uri,) = {uri for path, uri in wanted if path == route[1]}
+            assert f"${{{alias}}}/invocations" in uri, "the route's own function"
+            found.add((route[1], uri))
+        assert found == wanted
+
+    def test_the_others(self, resources: Resources) -> None:
+        (schedule,) = self.of(resources, "events.amazonaws.com")
+        assert schedule["SourceArn"] == {"Fn::GetAtt": ["RotateKeyringFunctionDaily", "Arn"]}
+        (authorizer,) = [
+            each
+            for each in self.of(resources, "apigateway.amazonaws.com")
+            if each["FunctionName"] == {"Ref": "AuthorizerFunctionAliaslive"}
+        ]
+        assert authorizer["SourceAccount"] == {"Ref": "AWS::AccountId"}
+        of_this_account = ":execute-api:${AWS::Region}:${AWS::AccountId}:*/authorizers/*"
+        assert authorizer["SourceArn"]["Fn::Sub"].endswith(of_this_account)
+
+    def test_nobody_else(self, resources: Resources) -> None:
+        permissions = of_type(resources, "AWS::Lambda::Permission").values()
+        principals = {each["Properties"]["Principal"] for each in permissions}
+        assert principals == {"apigateway.amazonaws.com", "events.amazonaws.com"}
+        for permission in permissions:
+            properties = permission["Properties"]
+            assert properties["Action"] == "lambda:InvokeFunction"
+            assert properties["FunctionName"]["Ref"].endswith("Aliaslive"), "never the newest code"
+            assert "Operator" not in properties["FunctionName"]["Ref"], "which is for IAM alone"
+        assert not of_type(resources, "AWS::Lambda::Url")
+
+    @staticmethod
+    def of(resources: Resources, principal: str) -> list[dict[str, Any]]:
+        return [
+            each["Properties"]
+            for each in of_type(resources, "AWS::Lambda::Permission").values()
+            if each["Properties"]["Principal"] == principal
+        ]
+
+
 class TestState:
     def test_tables(self, resources: Resources) -> None:
         tables = of_type(resources, "AWS::DynamoDB::Table")
@@ -649,6 +767,12 @@ class TestState:
             assert properties["BillingMode"] == "PAY_PER_REQUEST", name
             protected = properties["DeletionProtectionEnabled"]
             assert protected == {"Fn::If": ["IsProd", True, False]}, name
+            insights = properties["ContributorInsightsSpecification"]
+            if name == "CredentialsTable":  # whose rows are called as users are
+                assert insights == {"Enabled": False}
+            else:
+                in_prod = {"Fn::If": ["IsProd", True, False]}
+                assert insights == {"Enabled": in_prod, "Mode": "THROTTLED_KEYS"}, name
             if name in KEPT_TABLES:
                 assert table["UpdateReplacePolicy"] == "Retain", name
                 assert table["DeletionPolicy"] == "RetainExceptOnCreate", name
@@ -663,10 +787,20 @@ class TestState:
         assert set(groups) == {
             *(f"{name}Logs" for name in FUNCTIONS),
             "ApiAccessLogs",
+            "ApiExecutionLogs",
             "WebAclLogs",
         }
         for name, group in groups.items():
             assert "RetentionInDays" in group["Properties"], name
+
+    def test_api_gateway_finds_the_group_of_its_own_errors_there(
+        self, resources: Resources
+    ) -> None:
+        """Else it makes one that keeps everything for ever, and the stack cannot make it any more."""
+        group = resources["ApiExecutionLogs"]["Properties"]["LogGroupName"]
+        assert group == {"Fn::Sub": "API-Gateway-Execution-Logs_${Api}/${Stage}"}
+        (stage,) = of_type(resources, "AWS::ApiGateway::Stage").values()
+        assert stage["Properties"]["Variables"] == {"ExecutionLogs": {"Ref": "ApiExecutionLogs"}}
 
 
 def test_no_secret_is_a_parameter(template: dict[str, Any]) -> None:

@@ -159,6 +159,32 @@ class TestConditions:
         assert allowed(decrypt({}), DECRYPT, conditions=conditions) is not expected
 
 
+ROLE = "arn:aws:iam::000000000000:role/stack/login/stack-LoginRole-1A2B3C"
+
+
+class TestArnNotLike:
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            (ROLE, False),
+            ("arn:aws:iam::000000000000:role/stack/login/*", False),
+            ("arn:aws:iam::000000000000:role/stack/*", False),
+            (["arn:aws:iam::000000000000:role/x", "arn:aws:iam::*:role/stack/*"], False),
+            ("arn:aws:iam::000000000000:role/stac/*", True),
+            ("arn:aws:iam::111111111111:role/stack/*", True),
+            ("arn:aws:*", True),  # a wildcard ends where its part of the ARN does
+        ],
+    )
+    def test_one(self, wanted: str | list[str], expected: bool) -> None:
+        request = Request("dynamodb:GetItem", TABLE, {"aws:PrincipalArn": ROLE})
+        conditions = {"ArnNotLike": {"aws:PrincipalArn": wanted}}
+        assert allowed(request, GET, conditions=conditions) is expected
+
+    def test_it_is_true_of_nobody(self) -> None:
+        conditions = {"ArnNotLike": {"aws:PrincipalArn": ROLE}}
+        assert allowed(Request("dynamodb:GetItem", TABLE), GET, conditions=conditions)
+
+
 class TestDeny:
     def test_deny_has_the_last_word(self) -> None:
         without = {name: value for name, value in DECRYPT.items() if name != "Condition"}
@@ -181,6 +207,7 @@ class TestWhatIsNotKnownIsNoPass:
             {"Condition": {"StringNotEquals": {"aws:SourceVpce": "x"}}},
             {"Condition": {"StringEqualsIfExists": {"aws:SourceVpce": "x"}}},
             {"Condition": {"ForAnyValue:StringEquals": {"dynamodb:Attributes": "x"}}},
+            {"Condition": {"ForAllValues:ArnNotLike": {"aws:PrincipalArn": ROLE}}},
             {"Condition": {"StringEquals": {"dynamodb:LeadingKeys": "${aws:userid}"}}},
             {"Resource": {"Fn::GetAtt": ["SessionsTable", "Arn"]}},
         ],

@@ -63,7 +63,10 @@ def rights(*statements: dict[str, Any], **changes: Any) -> Rights:
         },
         "Role": {
             "Type": "AWS::IAM::Role",
-            "Properties": {"Policies": [{"PolicyDocument": {"Statement": list(statements)}}]},
+            "Properties": {
+                "Path": {"Fn::Sub": "/${AWS::StackName}/login/"},
+                "Policies": [{"PolicyDocument": {"Statement": list(statements)}}],
+            },
         },
         "Users": {
             "Type": "AWS::DynamoDB::Table",
@@ -80,7 +83,8 @@ def rights(*statements: dict[str, Any], **changes: Any) -> Rights:
         },
     }
     physical = {name: f"stack-{name}" for name in resources}
-    return Rights(resources, physical, {"AppName": "keyferry"})
+    parameters = {"AppName": "keyferry", "Stage": "prod", "AWS::StackName": "stack"}
+    return Rights(resources, physical, {**parameters, **changes.get("parameters", {})})
 
 
 def dynamodb(operation: str, **request: Any) -> Call:
@@ -196,6 +200,40 @@ class TestNotAllowed:
                 role.used(call)
 
 
+class TestKeyPolicy:
+    """What a key's own policy denies to a role that may do it by its own."""
+
+    @staticmethod
+    def only(path: str) -> list[dict[str, Any]]:
+        arn = {"Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:role" + path}
+        root = {"AWS": {"Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"}}
+        deny = {
+            "Effect": "Deny",
+            "Principal": {"AWS": "*"},
+            "Action": ["kms:Decrypt"],
+            "Resource": "*",
+            "Condition": {"ArnNotLike": {"aws:PrincipalArn": arn}},
+        }
+        return [
+            {"Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"},
+            {"Fn::If": ["IsProd", deny, {"Ref": "AWS::NoValue"}]},
+        ]
+
+    def test_who_is_named_may(self) -> None:
+        role = rights(USE_KEY, key_policy=self.only("/${AWS::StackName}/login/*"))
+        assert role.principals == {"login": "arn:aws:iam::000000000000:role/stack/login/stack-Role"}
+        assert role.used(decrypt(CONTEXT))
+
+    @pytest.mark.parametrize("path", ["/${AWS::StackName}/proxy/*", "/another/*", "/log*"])
+    def test_who_is_not_may_not(self, path: str) -> None:
+        with pytest.raises(NotAllowedError):
+            rights(USE_KEY, key_policy=self.only(path)).used(decrypt(CONTEXT))
+
+    def test_in_dev_anybody_may_who_may_by_a_role(self) -> None:
+        role = rights(USE_KEY, key_policy=self.only("/another/*"), parameters={"Stage": "dev"})
+        assert role.used(decrypt(CONTEXT))
+
+
 class TestNotKnown:
     @pytest.mark.parametrize(
         "call",
@@ -217,6 +255,6 @@ class TestNotKnown:
             )
 
     def test_a_function_in_a_policy(self) -> None:
-        policy = allow("GetItem") | {"Resource": {"Fn::Sub": "arn:x"}}
+        policy = allow("GetItem") | {"Resource": {"Fn::Join": ["", ["arn:x"]]}}
         with pytest.raises(UnsupportedPolicyError):
             rights(policy).used(get("x"))

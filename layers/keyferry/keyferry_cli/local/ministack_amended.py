@@ -13,6 +13,7 @@ Each amendment wraps one function of the locked version; a version without that 
   ministack enforces the policies of roles when AUTH=true, but knows no such condition keys and would deny everything.
 - DynamoDB offers the partition key of a request to IAM conditions (`dynamodb:LeadingKeys`); without it such a condition
   is taken for met.
+- The principal of a role's session is the role in IAM conditions (`aws:PrincipalArn`); ministack offers the session.
 - The audit log lists refused calls too, as CloudTrail does; ministack's has only those that reached their service.
 - A layer is unpacked once and shared, as on Lambda. ministack unpacks every layer again for every worker, so that fifty
   simultaneous requests to a cold function would write gigabytes and wait for a minute.
@@ -229,6 +230,21 @@ def with_leading_keys(
     return keys
 
 
+def with_role_as_principal(resolve_key: Callable[..., Any]) -> Callable[..., Any]:
+    """https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-principalarn"""
+    evaluator = importlib.import_module("ministack.core.iam_evaluator")
+    iam = importlib.import_module("ministack.services.iam")
+
+    def resolve(key: str, context: Any) -> Any:
+        value = resolve_key(key, context)
+        if key.lower() == "aws:principalarn" and ":assumed-role/" in value:
+            name = evaluator._role_name_from_assumed_arn(value)
+            return iam._roles.get_scoped(context.principal_account, None, name)["Arn"]
+        return value
+
+    return resolve
+
+
 def with_refusals_recorded(
     dispatch: Callable[..., Awaitable[tuple[int, Any, Any]]],
 ) -> Callable[..., Awaitable[tuple[int, Any, Any]]]:
@@ -315,6 +331,7 @@ def main() -> None:
     amend(GATEWAY, "handle_request", with_usage)
     amend("ministack.core.iam_actions", "request_tag_context", with_encryption_context)
     amend("ministack.core.iam_actions", "request_tag_context", with_leading_keys)
+    amend("ministack.core.iam_evaluator", "_resolve_condition_key", with_role_as_principal)
     amend("ministack.app", "_dispatch_service_request", with_refusals_recorded)
     amend("ministack.services.lambda_svc", "_resolve_layer_zip", with_shared_layers)
     amend("ministack.core.lambda_runtime", "_detect_runtime_binary", with_lower_priority)
