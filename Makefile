@@ -5,8 +5,10 @@ PYTHON ?= python3
 PYTEST ?= -n 2
 # More for the simulation, e.g. make simulate SIMULATE='--devices 1000'
 SIMULATE ?=
-# Where `make deploy` goes to, by samconfig.toml: dev or prod; and more for sam deploy, e.g. make deploy DEPLOY=--no-confirm-changeset
+# Where `make deploy` goes to, by samconfig.toml: dev or prod; the role that CloudFormation is to work with, if not yours; and
+# more for sam deploy, e.g. make deploy DEPLOY=--no-confirm-changeset
 STAGE ?= dev
+EXECUTION_ROLE ?=
 DEPLOY ?=
 # More for the benchmark, e.g. make bench BENCH='--rounds 1000'
 BENCH ?=
@@ -58,7 +60,8 @@ validate: python ## The template as SAM and cfn-lint see it
 	@sam=$$($(ENVIRONMENTS) sam) && exec "$$sam/bin/sam" validate --lint
 
 deploy: python ## What was built, into the AWS account at hand: make build deploy STAGE=prod
-	@sam=$$($(ENVIRONMENTS) sam) && exec "$$sam/bin/sam" deploy --config-env $(STAGE:dev=default) $(DEPLOY)
+	@sam=$$($(ENVIRONMENTS) sam) && exec "$$sam/bin/sam" deploy --config-env $(STAGE:dev=default) \
+	$(if $(EXECUTION_ROLE),--role-arn "$(EXECUTION_ROLE)") $(DEPLOY)
 
 lock: python ## Resolve the dependencies anew; UPGRADE=--upgrade moves to the newest versions
 	@dev=$$($(ENVIRONMENTS) dev) && $(COMPILE) -o layers/deps/requirements.txt layers/deps/requirements.in && \

@@ -21,12 +21,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def transformed(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The template as CloudFormation sees it after the SAM transform, for each of the variants."""
+def transformed(
+    variants: dict[str, dict[str, Any]], template: Path = ROOT / "template.yaml"
+) -> dict[str, dict[str, Any]]:
+    """A template as CloudFormation sees it after the SAM transform, for each of the variants."""
     make_environments(("sam",), root=ROOT)
     done = subprocess.run(
         [environment_program("sam", "python"), Path(__file__).with_name("transform.py")],
-        input=json.dumps({"template": str(ROOT / "template.yaml"), "variants": variants}),
+        input=json.dumps({"template": str(template), "variants": variants}),
         capture_output=True,
         text=True,
         check=False,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keyferry_cli.local.environments import ROOT, environment_program, make_environments
+from tests.template.conftest import transformed
 
 EXAMPLE = ROOT / "docs" / "examples" / "authorizer" / "template.yaml"
 
@@ -30,17 +30,8 @@ def test_sam_validate_lint_is_clean() -> None:
 
 @pytest.fixture(scope="module")
 def resources() -> dict[str, dict[str, Any]]:
-    make_environments(("sam",), root=ROOT)
     variants: dict[str, Any] = {"example": {"parameters": {}, "artifacts": {}}}
-    done = subprocess.run(
-        [environment_program("sam", "python"), Path(__file__).with_name("transform.py")],
-        input=json.dumps({"template": str(EXAMPLE), "variants": variants}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout)["example"]["Resources"]
+    found: dict[str, dict[str, Any]] = transformed(variants, EXAMPLE)["example"]["Resources"]
     return found
 
 
