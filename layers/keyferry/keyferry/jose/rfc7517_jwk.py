@@ -58,10 +58,13 @@ class EcJwk:
         """Read a JWK that somebody else made.
 
         Raise `ValueError` for another key type, a private key, a key that says it is for another
-        use, or coordinates that are not exactly 32 bytes: a zero-padded coordinate would give one
-        key many RFC 7638 thumbprints. That the point is on the curve is checked by `key`.
+        use or another signature algorithm, or coordinates that are not exactly 32 bytes: a
+        zero-padded coordinate would give one key many RFC 7638 thumbprints. That the point is on the
+        curve is checked by `key`.
         """
         _require(members, kty="EC", crv="P-256", use=use)
+        if use == "sig":
+            _require_alg(members, "ES256")
         jwk = cls(x=_text(members, "x"), y=_text(members, "y"))
         if (
             len(base64url.decode(jwk.x)) != COORDINATE_BYTES
@@ -97,6 +100,7 @@ class Ed25519Jwk:
     def from_members(cls, members: Mapping[str, Any], *, use: Use) -> Self:
         """Raise `ValueError` as `EcJwk.from_members` does."""
         _require(members, kty="OKP", crv="Ed25519", use=use)
+        _require_alg(members, "EdDSA", "Ed25519")
         jwk = cls(x=_text(members, "x"))
         if len(base64url.decode(jwk.x)) != COORDINATE_BYTES:
             raise ValueError("public key of the wrong length")
@@ -209,6 +213,12 @@ def _require(members: Mapping[str, Any], *, kty: str, crv: str | None, use: Use)
         # Compared, not looked up in a set: a member of somebody else's list need not be hashable.
         if not isinstance(operations, list) or not all(each in accepted for each in operations):
             raise ValueError("key is for another operation")
+
+
+def _require_alg(members: Mapping[str, Any], *accepted: str) -> None:
+    """``alg`` may be left out, and must not be of another algorithm (RFC 7517 §4.4)."""
+    if members.get("alg", accepted[0]) not in accepted:
+        raise ValueError("key is for another algorithm")
 
 
 def _text(members: Mapping[str, Any], name: str) -> str:
