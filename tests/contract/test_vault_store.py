@@ -249,6 +249,35 @@ class TestEnvelopes:
         with pytest.raises(Undecipherable):
             sealer.open(replace(maps, id=maps.id._replace(**change)))
 
+    @pytest.mark.parametrize(
+        ("deployment", "value_id"),
+        [
+            (DEPLOYMENT, ValueId("gemini", 1)),
+            (DEPLOYMENT, ValueId("maps", 2)),
+            (DEPLOYMENT, ValueId("maps", 1, 1)),
+            (Deployment("other", DEPLOYMENT.stage), ValueId("maps", 1)),
+            (Deployment(DEPLOYMENT.app, "prod"), ValueId("maps", 1)),
+        ],
+        ids=str,
+    )
+    def test_not_even_by_a_kms_that_reads_no_context(
+        self, cloud: Cloud, deployment: Deployment, value_id: ValueId
+    ) -> None:
+        """The cipher's additional data says the same once more."""
+
+        class Careless:
+            def generate_data_key(self, **request: Any) -> Any:
+                return cloud.kms.generate_data_key(**{**request, "EncryptionContext": {"a": "b"}})
+
+            def decrypt(self, **request: Any) -> Any:
+                return cloud.kms.decrypt(**{**request, "EncryptionContext": {"a": "b"}})
+
+        sealer = replace(cloud.sealer, kms=cast("Any", Careless()))
+        maps = sealer.seal(ValueId("maps", 1), b"one")
+        assert sealer.open(maps) == b"one"
+        with pytest.raises(Undecipherable):
+            replace(sealer, deployment=deployment).open(replace(maps, id=value_id))
+
     def test_parts_of_two_rows_do_not_open(self, pair: tuple[Sealer, Envelope, Envelope]) -> None:
         sealer, maps, gemini = pair
         for part in ("ciphertext", "nonce", "wrapped_key"):

@@ -164,6 +164,17 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         assert run(Vault(), "keys", "import", str(file)).exit_code == 2
 
 
+def test_a_name_that_no_row_has_is_told(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("GEMINI=one-of-the-real-keys\n")
+    arguments = ("--only", "GEMINI", "--only", "GEMNI", "--only", "MAPS_*")
+    result = run(Vault(), "keys", "import", str(file), *arguments)
+    assert result.exit_code == 0
+    assert "warning: --only GEMNI: " in result.stderr
+    assert "warning: --only MAPS_*: " in result.stderr
+    assert "--only GEMINI:" not in result.stderr
+
+
 def test_only_some_of_the_names(tmp_path: Path) -> None:
     file = write(tmp_path, f"MAPS_IOS={ONE}\nMAPS_WEB={TWO}\nGEMINI={THREE}\nPORT=8080\nX=${{Y}}\n")
     for options, names in (

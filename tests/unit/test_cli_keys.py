@@ -455,6 +455,26 @@ def test_rollback_asks_only_when_it_destroys() -> None:
     assert "no version to go back to" in nothing.stderr
 
 
+@pytest.mark.parametrize("other", [{"promote": False}, {}], ids=["put", "put --promote"])
+def test_rollback_destroys_no_version_that_came_while_it_looked(other: dict[str, Any]) -> None:
+    @dataclass
+    class Shared(Vault):
+        """Another operator puts a version after each look."""
+
+        def invoke(self, **call: Any) -> dict[str, Any]:
+            reply = super().invoke(**call)
+            if self.commands[-1] == "keys.get":
+                self.having("gemini", **other)
+            return reply
+
+    vault = Shared().having("gemini", "gemini")
+    result = run(vault, "keys", "rollback", "gemini", "--yes")
+    assert result.exit_code == 1
+    assert "conflict: The current version of gemini is" in result.stderr
+    assert ValueId("gemini", 2) in vault.values, "what was current is kept"
+    assert ValueId("gemini", 3) in vault.values
+
+
 def test_minimum_asks_only_when_it_destroys() -> None:
     vault = Vault().having("gemini")
     result = run(vault, "keys", "minimum", "gemini", "1", stdin="")

@@ -113,6 +113,14 @@ def test_rollback_in_haste_keeps_the_pending_one() -> None:
     assert made.drop == (ValueId("k", 3),)
 
 
+def test_rollback_of_what_was_meant() -> None:
+    live = put(promote(put(promote(put(EMPTY)))))
+    for expected in ((3, None), (3, 4), (1, 5), (5, 5)):
+        refused("conflict", live, "rollback", "k", expected=expected)
+    made = changes.rollback(live, "k", now=2, expected=(3, 5))
+    assert made.entries[0].current == Version(1, 1)
+
+
 def test_minimum() -> None:
     live = promote(put(promote(put(EMPTY))))
     made = changes.set_minimum(live, "k", now=2, minimum=3)

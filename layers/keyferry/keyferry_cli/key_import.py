@@ -145,9 +145,7 @@ def import_keys(
         "previous_seconds": seconds(keep_previous),
     }
     report = Report()
-    rows = [
-        row for row in _read(file, report, only or ["*"], but or []) if not _refused(row, report)
-    ]
+    rows = [row for row in _read(file, report, only or [], but or []) if not _refused(row, report)]
     if not with_placeholders:
         rows = [row for row in rows if not _left_out(row, report)]
     with functions_of(context, stack, profile, region) as functions:
@@ -183,9 +181,12 @@ def _read(file: Path, report: Report, only: Sequence[str], but: Sequence[str]) -
     wanted = [
         (row, refused)
         for row, refused in (_json(text) if is_json else _dotenv(text))
-        if any(fnmatchcase(row.name, pattern) for pattern in only)
+        if any(fnmatchcase(row.name, pattern) for pattern in only or ["*"])
         and not any(fnmatchcase(row.name, pattern) for pattern in but)
     ]
+    for pattern in only:
+        if not any(fnmatchcase(row.name, pattern) for row, _ in wanted):
+            note(f"warning: --only {pattern}: no row that is wanted has such a name")
     first: dict[str, Row] = {}
     twice: set[str] = set()
     for row, _ in wanted:

@@ -345,7 +345,11 @@ def roll_back_key(
                 " is pending? This cannot be undone",
                 yes,
             )
-        result = functions.operate("keys.rollback", name=name)
+        known = {
+            part: before[part]["number"] if before[part] is not None else None
+            for part in ("current", "pending")
+        }
+        result = functions.operate("keys.rollback", name=name, **known)
         Output(as_json).result(
             result,
             f"{name}: version {_number(result['current'])} is current again, and version"

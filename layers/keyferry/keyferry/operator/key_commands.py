@@ -153,6 +153,17 @@ class PromoteKey(NamedKey, Promotion):
     minimum: bool = False
 
 
+class RollBackKey(NamedKey):
+    """``current`` and ``pending`` are the versions that the operator knows of; without ``current``
+    none is compared."""
+
+    current: int | None = None
+    pending: int | None = None
+
+    def expected(self) -> tuple[int, int | None] | None:
+        return (self.current, self.pending) if self.current is not None else None
+
+
 class SetMinimum(NamedKey):
     version: Annotated[int, Field(ge=1)]
 
@@ -236,11 +247,13 @@ class KeyCommands:
             ),
         )[0].members()
 
-    def rollback(self, request: NamedKey) -> dict[str, Any]:
+    def rollback(self, request: RollBackKey) -> dict[str, Any]:
         now = self.now()
         return self._commit(
             Action.ROLLED_BACK,
-            lambda manifest: changes.rollback(manifest, request.name, now=now),
+            lambda manifest: changes.rollback(
+                manifest, request.name, now=now, expected=request.expected()
+            ),
         )[0].members()
 
     def set_minimum(self, request: SetMinimum) -> dict[str, Any]:
@@ -324,7 +337,7 @@ KEY_COMMANDS: Final[Mapping[str, Callable[[KeyCommands, dict[str, Any]], dict[st
     "keys.put": lambda commands, a: commands.put(PutKey.model_validate(a)),
     "keys.put_all": lambda commands, a: commands.put_all(PutKeys.model_validate(a)),
     "keys.promote": lambda commands, a: commands.promote(PromoteKey.model_validate(a)),
-    "keys.rollback": lambda commands, a: commands.rollback(NamedKey.model_validate(a)),
+    "keys.rollback": lambda commands, a: commands.rollback(RollBackKey.model_validate(a)),
     "keys.minimum": lambda commands, a: commands.set_minimum(SetMinimum.model_validate(a)),
     "keys.policy": lambda commands, a: commands.set_policy(SetPolicy.model_validate(a)),
     "keys.proxy": lambda commands, a: commands.set_upstream(SetUpstream.model_validate(a)),

@@ -115,11 +115,24 @@ def promote(
     return _changed(manifest, entry, now, drop)
 
 
-def rollback(manifest: Manifest, name: str, *, now: int) -> Change:
-    """What was current is pending again, unless there is a pending version: then it goes."""
+def rollback(
+    manifest: Manifest, name: str, *, now: int, expected: tuple[int, int | None] | None = None
+) -> Change:
+    """What was current is pending again, unless there is a pending version: then it goes.
+
+    ``expected`` are the numbers of the current and the pending version that the operator knows of: if
+    another operator has put or promoted one since, what goes would be another version than was meant.
+    """
     entry = entry_of(manifest, name)
     if entry.previous is None or entry.current is None:
         raise CommandRefused("not_found", f"{name} has no version to go back to.")
+    pending = entry.pending.number if entry.pending is not None else None
+    if expected not in (None, (entry.current.number, pending)):
+        raise CommandRefused(
+            "conflict",
+            f"The current version of {name} is {entry.current.number} by now, and the pending one"
+            f" {pending or 'none'}.",
+        )
     drop = _values(name, entry.current) if entry.pending is not None else ()
     entry = replace(
         entry,
