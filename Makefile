@@ -10,7 +10,7 @@ SIMULATE ?=
 STAGE ?= dev
 EXECUTION_ROLE ?=
 DEPLOY ?=
-# More for the benchmark, e.g. make bench BENCH='--rounds 1000'
+# More for the benchmark, e.g. make bench BENCH=--check (fails when a target is missed)
 BENCH ?=
 
 comma := ,
@@ -41,8 +41,8 @@ test: python ## Every test
 simulate: python ## Honest phones and thieves under this rotation and under others: two tables and docs/img/simulation.svg
 	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m tests.simulation --out docs/img/simulation.svg $(SIMULATE)
 
-bench: python ## What a delivery costs with 1, 10 and 100 keys: the table of docs/vault.md
-	@dev=$$($(ENVIRONMENTS) dev emulator) && exec "$$dev/bin/python" -m tests.bench.delivery --write docs/vault.md $(BENCH)
+bench: python ## What requests and starts cost in processor time, by the floor and the targets: docs/performance.md
+	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m tests.bench $(BENCH)
 
 lint: python ## Style, format, types, and the workflows of GitHub Actions
 	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy" && \

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-import jwt
 import pytest
 from botocore.exceptions import ReadTimeoutError
-from joserfc import jwe
-from joserfc.jwk import ECKey
 
 from keyferry.edge.telemetry import Metric
 from keyferry.vault.cache import MAX_AGE_SECONDS
-from tests.bench import delivery as bench
+from keyferry_cli.local.environments import make_environments
+from tests.bench.cases import Delivery, FirstDelivery, NothingNew
+from tests.bench.deployment import Deployment, store
+from tests.bench.measure import cost
+from tests.bench.report import VAULT, between
+from tests.bench.rows import read_units
+from tests.bench.suite import VAULTS
 from tests.e2e.conftest import SECRETS
 from tests.scenarios.system import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.contract.conftest import Cloud
-    from tests.scenarios.system import Clients, Phone, System
-
-PAGE = Path(__file__).parents[2] / "docs" / "vault.md"
+    from tests.scenarios.system import Phone, System
 
 FAILURES = {
     "denied": Reply(400, "AccessDeniedException"),
@@ -101,41 +100,45 @@ def test_dynamodb_fails_and_recovers(
     assert phone.keys().status_code == 200
 
 
+@pytest.fixture(scope="module")
+def vaults() -> Iterator[list[Deployment]]:
+    make_environments(("emulator",), report=lambda _: None)
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(store())
+        made = (Deployment.create(endpoint, keys=size) for size in VAULTS)
+        yield [stack.enter_context(each) for each in made]
+
+
+# A function keeps its connections for as long as its process lives.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 class TestCost:
-    @pytest.fixture
-    def vaults(self, clients: Clients, cloud: Cloud) -> Iterator[list[bench.Vault]]:
-        with contextlib.ExitStack() as stack:
-            yield stack.enter_context(bench.vaults(clients, cloud, bench.SIZES))
-
-    def test_it_does_not_grow_with_the_vault(self, vaults: list[bench.Vault]) -> None:
+    def test_it_does_not_grow_with_the_vault(self, vaults: list[Deployment]) -> None:
         for vault in vaults:
-            answer = vault.deliver(event := vault.event())
-            assert len(delivered(vault, answer)) == vault.keys
-            assert vault.calls_of(event) == {"dynamodb:BatchGetItem": 1}
-            same = vault.event(**{"if-none-match": answer["headers"]["ETag"]})
-            assert vault.calls_of(same) == {"dynamodb:BatchGetItem": 1}
-        assert {vault.read_units() for vault in vaults} == {3}
+            for warm in (Delivery(vault, 1), NothingNew(vault, 1)):
+                warm.answered()
+                assert cost(warm).calls == {"BatchGetItem": 1}
+                assert read_units(vault, warm.phones[0]) == 3
 
-    def test_the_page_says_what_is_measured(self, vaults: list[bench.Vault]) -> None:
+    def test_the_page_says_what_is_measured(self, vaults: list[Deployment]) -> None:
         """All but the processor time, which is another one on each machine."""
-        _, _, rest = PAGE.read_text(encoding="utf-8").partition(bench.BEGIN)
-        written = [line.split("|")[1:4] for line in rest.split(bench.END)[0].splitlines()[2:]]
-        measured = bench.table(bench.measure(vaults, rounds=1)).splitlines()[2:]
-        assert written == [line.split("|")[1:4] for line in measured]
+        written = [
+            line.split("|")[1:5]
+            for line in between(VAULT.read_text(encoding="utf-8"), "measured").splitlines()[2:]
+        ]
+        measured = []
+        for size, vault in zip(VAULTS, vaults, strict=True):
+            warm = Delivery(vault, 1)
+            warm.answered()
+            made = cost(warm)
+            calls = ", ".join(f"{n} {name}" for name, n in made.calls.items())
+            units = read_units(vault, warm.phones[0])
+            measured.append([f" {each} " for each in (size, calls, units, f"{made.answer:,}")])
+        assert written == measured
 
-    def test_each_value_is_opened_once(self, vaults: list[bench.Vault]) -> None:
+    def test_each_value_is_opened_once(self, vaults: list[Deployment]) -> None:
         for vault in vaults:
-            vault.system.sleep(MAX_AGE_SECONDS)
-            event = vault.event()
-            cold = vault.calls_of(event)
-            assert cold.pop("kms:Decrypt") >= vault.keys, "and once for the signing key, maybe"
-            assert "kms:Decrypt" not in vault.calls_of(event)
-
-
-def delivered(vault: bench.Vault, answer: dict[str, Any]) -> dict[str, Any]:
-    """The keys in it, whoever signed them: the JWKS is another system's by now."""
-    key = ECKey.import_key(vault.phone.private_encryption_jwk())
-    inner = jwe.decrypt_compact(answer["body"], key).plaintext or b""
-    claims = jwt.decode(inner.decode(), options={"verify_signature": False})
-    keys: dict[str, Any] = claims["keys"]
-    return keys
+            cold = cost(FirstDelivery(vault, 1)).calls
+            assert cold["Decrypt"] >= len(vault.keys), "and the keyring's own keys"
+            warm = Delivery(vault, 1)
+            warm.answered()
+            assert "Decrypt" not in cost(warm).calls

@@ -1,0 +1,61 @@
+"""Measure the shipped handlers and their starts; write what was found into the documentation.
+
+python -m tests.bench [--rounds 21] [--check] [--no-write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.bench import report, startup, suite
+from tests.bench.measure import log_to_nowhere
+from tests.contract.conftest import Cloud, table_schemas
+from tests.scenarios.system import settings
+
+FEWEST_ROUNDS_TO_CHECK = 15
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--check", action="store_true", help="fail when a target is missed")
+    parser.add_argument("--no-write", action="store_true", help="only print")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    if arguments.check and arguments.rounds < FEWEST_ROUNDS_TO_CHECK:
+        parser.error(f"--check takes at least {FEWEST_ROUNDS_TO_CHECK} rounds")
+
+    def progress(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    result = {"circumstances": report.circumstances()}
+    with log_to_nowhere():
+        result["handlers"] = suite.run(rounds=arguments.rounds, progress=progress)
+    nowhere = Cloud(None, None, {name: name for name in table_schemas()}, "arn:aws:kms:key")
+    result["starts"] = startup.run(settings(nowhere), rounds=arguments.rounds, progress=progress)
+
+    tables = {
+        (report.PERFORMANCE, "circumstances"): report.made_under(result),
+        (report.PERFORMANCE, "handlers"): report.handlers(result["handlers"]),
+        (report.PERFORMANCE, "starts"): report.starts(result["starts"]),
+        (report.VAULT, "measured"): report.deliveries(result["handlers"]),
+    }
+    print("\n".join(tables.values()))  # noqa: T201
+    if not arguments.no_write:
+        report.save("bench", result)
+        report.PLOT.write_text(report.plot(report.bars(result)), encoding="utf-8")
+        for (path, marker), text in tables.items():
+            report.write(path, marker, text)
+    missed = [
+        *suite.missed(result["handlers"]["ratios"], suite.TARGETS),
+        *suite.missed(result["starts"]["ratios"], startup.TARGETS),
+    ]
+    for line in missed:
+        print(f"target missed: {line}", file=sys.stderr)  # noqa: T201
+    return 1 if arguments.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
