@@ -1,7 +1,7 @@
 """A deployment to measure: the shipped handlers in this process, DynamoDB and KMS in another one.
 
-Clocks, randomness and AWS clients are the product's own: nothing is patched but the environment,
-which each function sees when it is loaded, as on Lambda.
+Clocks, randomness and AWS clients are the product's own. The environment is what each function sees
+when it is loaded, as on Lambda.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import jwt
 from joserfc import jwe
 from joserfc.jwk import ECKey
 
+from keyferry.aws_json.connections import Connections
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.keyring.lifecycle import maintain, schedules
 from keyferry.keyring.model import Purpose
@@ -66,7 +67,9 @@ def store() -> Iterator[str]:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         assert port, "the store did not start"
-        yield f"http://127.0.0.1:{port}"
+        # Credentials are read at a function's first call, so they stay where it looks for them.
+        with variables({}):
+            yield f"http://127.0.0.1:{port}"
         process.communicate()  # the end of its input is its end
 
 
@@ -112,6 +115,8 @@ class Deployment:
     """Never used: nothing here goes over the network, but to the store."""
 
     by_hand: Floor | None = None
+    connections: list[Connections] = field(default_factory=list)
+    """Of the functions: on Lambda they end with the process."""
 
     @classmethod
     @contextmanager
@@ -138,6 +143,8 @@ class Deployment:
             yield made
         finally:
             made.http.close()
+            for each in made.connections:
+                each.close()
             cloud.dynamodb.close()
             cloud.kms.close()
             if made.by_hand is not None:
@@ -147,8 +154,8 @@ class Deployment:
 
     def load(self, function: str) -> Any:
         """A fresh instance of a function, before its first call; modules are those of this process."""
-        with variables(self.environment):
-            path = ROOT / "functions" / function / "handler.py"
+        path = ROOT / "functions" / function / "handler.py"
+        with variables(self.environment), kept_in(self.connections):
             return runpy.run_path(str(path))["lambda_handler"]
 
     def handler(self, function: str) -> Any:
@@ -337,11 +344,28 @@ def gateway_event(method: str, resource: str, headers: Mapping[str, str], body: 
 
 
 @contextmanager
+def kept_in(made: list[Connections]) -> Iterator[None]:
+    """Note the connections of the functions that are loaded meanwhile."""
+    original = Connections.to
+
+    def noting(*arguments: Any, **options: Any) -> Connections:
+        connections = original(*arguments, **options)
+        made.append(connections)
+        return connections
+
+    Connections.to = noting  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Connections.to = original  # type: ignore[method-assign]
+
+
+@contextmanager
 def variables(environment: Mapping[str, str]) -> Iterator[None]:
     """The environment of a function, and none of this process's AWS settings."""
-    kept = dict(os.environ)
+    kept, wanted = dict(os.environ), {**clean_environment(), **environment}
     os.environ.clear()
-    os.environ.update(clean_environment(), **environment)
+    os.environ.update(wanted)
     try:
         yield
     finally:

@@ -30,9 +30,7 @@ from tests.bench.cases import (
 from tests.bench.deployment import Answer, Deployment, gateway_event, store
 from tests.bench.measure import cost, log_to_nowhere, processor_ms, ratio
 from tests.conftest import ROOT
-
-# A function keeps its connections for as long as its process lives.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+from tests.scenarios.system import SETTINGS
 
 CASES: dict[type[Case], dict[str, int]] = {
     Refresh: {"UpdateItem": 1},
@@ -53,6 +51,13 @@ def deployment() -> Iterator[Deployment]:
     make_environments(("emulator",), report=lambda _: None)
     with store() as endpoint, Deployment.create(endpoint, keys=2) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def credentials(clean_environ: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions read them at their first call."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, SETTINGS[name])
 
 
 def test_every_case_is_measured(deployment: Deployment) -> None:

@@ -18,7 +18,7 @@ from tests.bench.report import VAULT, between
 from tests.bench.rows import read_units
 from tests.bench.suite import VAULTS
 from tests.e2e.conftest import SECRETS
-from tests.scenarios.system import Reply
+from tests.scenarios.system import SETTINGS, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,9 +109,13 @@ def vaults() -> Iterator[list[Deployment]]:
         yield [stack.enter_context(each) for each in made]
 
 
-# A function keeps its connections for as long as its process lives.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 class TestCost:
+    @pytest.fixture(autouse=True)
+    def credentials(self, clean_environ: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Functions read them at their first call."""
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, SETTINGS[name])
+
     def test_it_does_not_grow_with_the_vault(self, vaults: list[Deployment]) -> None:
         for vault in vaults:
             for warm in (Delivery(vault, 1), NothingNew(vault, 1)):
