@@ -23,9 +23,15 @@ from keyferry.sessions.model import Status
 from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.sessions.store import SessionStore
 from keyferry.single_use import SingleUse
-from keyferry.users import accounts
+from keyferry.users import accounts, passwords, stored_hashes
 from keyferry.users.accounts import Accounts
 from keyferry.users.guessing import REDEEM, REGISTER, GuessStore
+from keyferry.users.imported_hashes import (
+    MAX_KINDS,
+    ImportedKinds,
+    ImportedKindsStore,
+    TooManyKinds,
+)
 from keyferry.users.invitation import Invitation, InvitationStore, hash_code, new_code
 from keyferry.users.model import User, UserStatus
 from keyferry.users.new_password import NewPasswordPolicy
@@ -37,6 +43,7 @@ from tests.unit.identity_provider import Issuer, jwk, jwk_set, rsa_key, token
 from tests.unit.test_app_check import CLAIMS
 from tests.unit.test_app_check import make as app_check
 from tests.unit.test_rotation import NOW, ROW
+from tests.unit.test_stored_hashes import django
 
 if TYPE_CHECKING:
     from keyferry.sessions.model import Session
@@ -368,6 +375,62 @@ class TestImport:
         assert cloud.users.password_credential("ana") is None
         self.run(cloud, row)
         assert self.run(cloud, row, dry_run=True) == ["already_there"]
+
+    def kinds(self, cloud: Cloud) -> ImportedKinds:
+        return ImportedKindsStore(cloud.dynamodb, cloud.tables["CredentialsTable"]).read()
+
+    def test_kinds_of_hashes_are_noted_before_the_first_login(
+        self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ours = passwords.hash_password(b"x", random=random)
+        self.run(cloud, {"username": "dry", "password_hash": GOOD}, dry_run=True)
+        self.run(cloud, {"username": "modern", "password_hash": ours})
+        assert self.kinds(cloud) == ImportedKinds()
+
+        def broken(**_: Any) -> None:
+            raise AssertionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cloud.dynamodb, "transact_write_items", broken)
+            with pytest.raises(AssertionError):
+                self.run(cloud, {"username": "ana", "password_hash": GOOD})
+        decoy = stored_hashes.parse(GOOD).decoy
+        assert self.kinds(cloud) == ImportedKinds(frozenset({decoy}), 1)
+        for _ in range(2):
+            self.run(cloud, {"username": "ana", "password_hash": GOOD})
+        assert self.kinds(cloud).revision == 1
+        assert GOOD not in str(
+            cloud.dynamodb.get_item(
+                TableName=cloud.tables["CredentialsTable"], Key={"id": {"S": "IMPORTED_HASHES"}}
+            )
+        )
+
+    def test_of_many_kinds_some_are_refused_by_row(self, cloud: Cloud) -> None:
+        """And a file with users of many ages of one system is no such file."""
+        ages = [django(b"x", "salt", count) for count in range(1, 20)]
+        logs = range(8, 8 + MAX_KINDS)
+        scrypts = [f"$scrypt$ln={log},r=8,p=1$c2FsdHNhbHQ${'A' * 43}" for log in logs]
+        rows = [
+            {"username": f"user {number}", "password_hash": stored}
+            for number, stored in enumerate([*ages, *scrypts])
+        ]
+        answers = self.run(cloud, *rows)
+        assert answers[:-1] == ["imported"] * (len(rows) - 1)
+        assert answers[-1].startswith(f"hashes of more than {MAX_KINDS} kinds")
+        assert self.run(cloud, rows[-1], dry_run=True) == answers[-1:]
+        assert cloud.users.sub_of(str(rows[-1]["username"])) is None
+        assert len(self.kinds(cloud).decoys) == MAX_KINDS
+
+    def test_imports_at_once_note_all_of_their_kinds(self, cloud: Cloud) -> None:
+        store = ImportedKindsStore(cloud.dynamodb, cloud.tables["CredentialsTable"])
+        logs = range(8, 8 + MAX_KINDS)
+        decoys = [f"$scrypt$ln={log},r=8,p=1$c2FsdHNhbHQ${'A' * 43}" for log in logs]
+        with ThreadPoolExecutor(MAX_KINDS) as pool:
+            list(pool.map(lambda decoy: store.note([decoy]), decoys))
+        assert store.read().decoys == set(decoys)
+        with pytest.raises(TooManyKinds):
+            store.note([stored_hashes.parse(GOOD).decoy])
+        assert store.read().decoys == set(decoys)
 
     def test_throttled(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
         def throttled(**_: Any) -> None:

@@ -6,7 +6,9 @@ that it has to be as it was counted.
 
 from __future__ import annotations
 
+import base64
 import os
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,11 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keyferry.users import totp
+from keyferry.users.guessing import _id as counter_id
 from tests.e2e.conftest import PASSWORD, PutKey
 from tests.e2e.device import Device, jwk_of, new_key
 from tests.e2e.test_accounts import change, new_name, redeem, register
 from tests.e2e.test_federated_login import log_in, person, sign_in
-from tests.e2e.test_second_factor import code, enrol, go_on
+from tests.e2e.test_second_factor import code, enrol, go_on, this_step
+from tests.unit.test_stored_hashes import django
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[2] / "docs" / "calls.md"
 WRITE = "KEYFERRY_WRITE_DOCS" in os.environ
+SESSIONS = 10
+"""The template's `MaxSessionsPerUser`."""
+
 BEGIN, END = "<!-- counted: begin -->\n", "<!-- counted: end -->\n"
 
 
@@ -38,6 +46,14 @@ def warm(device: Device) -> Device:
     """A phone whose requests have warmed the functions: keyring read, keys unwrapped."""
     assert device.refresh().status_code == 200
     assert device.keys().status_code == 200
+    return device
+
+
+def new_device_of(new_device: Callable[..., Device], operator: Operator) -> Device:
+    """A phone of a user of its own, logged in."""
+    name, device = new_name(), new_device()
+    operator.do("users.add", username=name, password=PASSWORD, roles=["user"])
+    assert device.login(name, PASSWORD).status_code == 200
     return device
 
 
@@ -98,13 +114,52 @@ def test_the_calls_of_every_path(
 
     _, login = count("login with a password", 200, lambda: phone.login(username, PASSWORD))
     assert sum(login.values()) == 4
-    _, wrong = count(
-        "login, wrong password", 400, lambda: stranger.login(username, "wrong password")
-    )
-    _, nobody = count(
-        "login, unknown user", 400, lambda: stranger.login("nobody", "wrong password")
-    )
+
+    def fails(request: str, name: str, *, right: bool = False) -> dict[str, int]:
+        # The first failure in a minute also reads which kinds of hashes were imported.
+        stranger.login(new_name(), "wrong password")
+        password = PASSWORD if right else "wrong password"
+        return count(request, 400, lambda: stranger.login(name, password))[1]
+
+    wrong = fails("login, wrong password", username)
+    nobody = fails("login, unknown user", "nobody")
     assert wrong == nobody
+    disabled = new_name()
+    operator.do("users.add", username=disabled, password=PASSWORD)
+    operator.do("users.disable", username=disabled)
+    barred = fails("login with a password, disabled user", disabled, right=True)
+    imported = new_name()
+    row = {"username": imported, "password_hash": django(PASSWORD.encode(), "salt", 1_000)}
+    operator.do("users.import", users=[row])
+    foreign = fails("login, wrong password, imported hash", imported)
+    assert barred == foreign == wrong
+    _, upgraded = count(
+        "login with a password, imported hash", 200, lambda: new_device().login(imported, PASSWORD)
+    )
+    assert sum(upgraded.values()) == 4
+    waiting = new_name()
+    stack.boto3_client("dynamodb").put_item(
+        TableName=stack.outputs["GuessesTable"],
+        Item={
+            "id": {"S": counter_id("account", waiting)},
+            "failures": {"N": "100"},
+            "last_at": {"N": str(int(time.time()))},
+            "expires_at": {"N": str(int(time.time()) + 900)},
+        },
+    )
+    details = {"name": "x", "platform": "ios", "app_version": "1"}
+    key = jwk_of(stranger.encryption)
+    body = {"username": waiting, "password": PASSWORD, "device": {**details, "encryption_key": key}}
+    _, turned_away = count(
+        "login, too many attempts",
+        429,
+        lambda: http.post(  # once: `Device` would wait
+            f"{stranger.api_url}/v1/login",
+            headers={"x-api-key": stranger.client_key, "DPoP": stranger.proof("POST", "/v1/login")},
+            json=body,
+        ),
+    )
+    assert turned_away == {"BatchGetItem": 1}
 
     at, someone = configured[1], person()
     for _ in range(2):  # the first makes the user
@@ -116,6 +171,20 @@ def test_the_calls_of_every_path(
         "login with an ID token", 200, lambda: log_in(other, at.provider, id_token)
     )
     assert sum(federated.values()) <= 4
+    newest = new_device()
+    id_token = sign_in(newest, at, person())
+    _, provisioned = count(
+        "the first one, where anybody may", 200, lambda: log_in(newest, at.provider, id_token)
+    )
+    assert sum(provisioned.values()) <= 4
+    unlinked = new_device()
+    closed_token = sign_in(unlinked, configured[0], person())
+    log_in(unlinked, configured[0].provider, closed_token)
+    count(
+        "login with an ID token, of nobody's",
+        400,
+        lambda: log_in(unlinked, configured[0].provider, closed_token),
+    )
     invited, name, newcomer = configured[2], new_name(), new_device()
     code_for = operator.do("users.invite", username=name)["code"]
     invitation = {"username": name, "code": code_for}
@@ -190,6 +259,16 @@ def test_the_calls_of_every_path(
     assert unknown == wrong
     count("redemption of an invitation", 200, lambda: redeem(phone, guest, code_for))
     register(phone, new_name())
+    crowded = new_name()
+    operator.do("users.add", username=crowded, password=PASSWORD, roles=["user"])
+    for _ in range(SESSIONS):
+        assert phone.login(crowded, PASSWORD).status_code == 200
+    # The one login that takes five: which of the others still live decides whom it ends.
+    _, full = count(
+        "login with a password, no session left", 200, lambda: phone.login(crowded, PASSWORD)
+    )
+    assert sum(full.values()) == 5
+
     _, closed = count("registration, where it is closed", 404, lambda: register(phone, new_name()))
     assert closed == {}
     elsewhere = Device(http, bearer_stack.api_url, bearer_stack.client_keys["ios"])
@@ -202,13 +281,55 @@ def test_the_calls_of_every_path(
     count("password change, wrong current one", 403, lambda: change(warm, "wrong"))
     count("password change", 200, lambda: change(warm, PASSWORD, PASSWORD))
 
-    secret, _, step = enrol(warm)
+    enrol(new_device_of(new_device, operator))  # the function is warm from here on
+    begun, _ = count(
+        "second factor: a secret", 200, lambda: warm.resource("POST", "/v1/mfa/totp"), kms=1
+    )
+    secret, step = base64.b32decode(begun.json()["secret"]), this_step() - 1
+    first_code = {"code": totp.code_at(secret, step)}
+    confirmed, _ = count(
+        "second factor: confirmed",
+        200,
+        lambda: warm.resource("POST", "/v1/mfa/totp/confirm", json=first_code),
+        kms=1,
+    )
+    recovery = confirmed.json()["recovery_codes"]
     second = new_device()
     asked, _ = count("login, a code is asked for", 403, lambda: second.login(username, PASSWORD))
     now = code(secret, after=step)
     # Its secret is sealed: the one request that needs KMS each time.
     auth_session = asked.json()["auth_session"]
     count("and the code", 200, lambda: go_on(second, auth_session, now), kms=1)
+    count(
+        "login, wrong code",
+        400,
+        lambda: second.login(username, PASSWORD, otp="000000"),
+        kms=1,
+    )
+    count(
+        "login with a password and a recovery code",
+        200,
+        lambda: second.login(username, PASSWORD, otp=recovery[0]),
+    )
+    linked, someone = new_device(), person()
+    operator.do("users.link", username=username, provider=at.provider, subject=someone)
+    id_token = sign_in(linked, at, someone)
+    count(
+        "login with an ID token, a code is asked for",
+        403,
+        lambda: log_in(linked, at.provider, id_token),
+    )
+    count(
+        "login with an ID token and a recovery code",
+        200,
+        lambda: log_in(linked, at.provider, id_token, otp=recovery[1]),
+    )
+    removal = {"code": recovery[2]}
+    count(
+        "second factor: removed",
+        204,
+        lambda: warm.resource("POST", "/v1/mfa/totp/remove", json=removal),
+    )
 
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)

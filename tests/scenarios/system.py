@@ -274,6 +274,8 @@ class System:
     now: int = START
     issuer: str = ISSUER
     """The address of the API, which the keyring names too."""
+    source_ip: str = "192.0.2.1"
+    """Where requests come from, as API Gateway says."""
     aws: Aws = field(default_factory=Aws)
     http: httpx.Client = field(init=False)
     warm: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -438,7 +440,7 @@ class System:
                     "requestId": f"request {self.invocations}",
                     "identity": {
                         "apiKeyId": request.headers.get("x-api-key"),
-                        "sourceIp": "192.0.2.1",
+                        "sourceIp": self.source_ip,
                     },
                 },
                 "body": request.content.decode() or None,

@@ -37,7 +37,7 @@ from keyferry.edge.endpoint import Handler, Route, endpoint
 from keyferry.jose.rfc7517_jwk import EcJwk
 from keyferry.login.login import Login
 from keyferry.sessions.grant import Grants
-from keyferry.users import passwords
+from keyferry.users import passwords, stored_hashes
 from keyferry.users.model import User, UserStatus
 from keyferry.users.store import credential_key, user_to_item
 
@@ -59,6 +59,24 @@ KINDS = {
     "user with a second factor, wrong password": ("secure", WRONG),
 }
 BASELINE = "unknown user"
+
+IMPORTED = {
+    "django": stored_hashes.parse(f"pbkdf2_sha256$400$salt${'A' * 43}=").decoy,
+    "bcrypt": "$2b$04$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+    "scrypt": f"$scrypt$ln=7,r=8,p=1$c2FsdHNhbHQ${'A' * 43}",
+}
+"""Users with the hashes of other systems, who have not logged in yet."""
+
+OTHERS = {
+    **{f"imported, {name}": (name, WRONG) for name in IMPORTED},
+    **{kind: KINDS[kind] for kind in (BASELINE, "wrong password", "disabled user, right password")},
+}
+DECOYS = {
+    *(stored_hashes.parse(stored).decoy for stored in IMPORTED.values()),
+    # and of older ones of the same two systems, at higher costs
+    stored_hashes.parse(f"pbkdf2_sha256$900$salt${'A' * 43}=").decoy,
+    "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+}
 
 
 def cheap_hash(password: str) -> str:
@@ -88,14 +106,20 @@ def rows() -> tuple[dict[str, Any], dict[str, Any]]:
         for name, user in users.items()
         if name != "google"
     }
+    for name, stored in IMPORTED.items():
+        users[name] = replace(users["active"], sub=f"sub-of-{name}", username=name)
+        sub, phc = {"S": users[name].sub}, {"S": stored}
+        credentials[f"password#{name}"] = {**credential_key(name), "sub": sub, "phc": phc}
     return credentials, {user.sub: user_to_item(user) for user in users.values()}
 
 
 class DynamoDb:
-    """Answers with the rows above; nobody has ever guessed."""
+    """Answers with the rows above; nobody has ever guessed, and nobody was imported unless
+    ``kinds`` says so."""
 
     def __init__(self) -> None:
         self.credentials, self.users = rows()
+        self.kinds: dict[str, Any] = {}
 
     def batch_get_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
         found: dict[str, list[Any]] = {}
@@ -105,7 +129,7 @@ class DynamoDb:
         return {"Responses": found}
 
     def get_item(self, *, Key: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: N803
-        row = self.users.get(Key["sub"]["S"])
+        row = self.kinds if "id" in Key else self.users.get(Key["sub"]["S"])
         return {"Item": row} if row else {}
 
     def update_item(self, **_: Any) -> dict[str, Any]:
@@ -175,12 +199,16 @@ def event(username: str, password: str) -> dict[str, Any]:
     }
 
 
-EVENTS = {kind: event(*typed) for kind, typed in KINDS.items()}
+EVENTS = {kind: event(*typed) for kind, typed in {**KINDS, **OTHERS}.items()}
 
 
 @pytest.fixture
-def handler(monkeypatch: pytest.MonkeyPatch) -> Handler:
-    stub = DynamoDb()
+def stub() -> DynamoDb:
+    return DynamoDb()
+
+
+@pytest.fixture
+def handler(monkeypatch: pytest.MonkeyPatch, stub: DynamoDb) -> Handler:
     monkeypatch.setattr(aws, "dynamodb", lambda: stub)
     monkeypatch.setattr(aws, "kms", lambda: None)
     # All the passwords at one cost, today's or not: whoever is unknown pays what the others pay.
@@ -271,6 +299,19 @@ def test_no_failure_takes_longer_than_another(
     for kind, (low, high) in intervals.items():
         print(f"{kind}: {low:+.2%} … {high:+.2%}")  # noqa: T201
     assert {kind: each for kind, each in intervals.items() if not is_alike(each)} == {}
+
+
+def test_nor_that_of_a_user_whose_hash_was_imported(
+    handler: Handler, stub: DynamoDb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoys = json.dumps(sorted(stored_hashes.together(DECOYS)))
+    stub.kinds = {"decoys": {"S": decoys}, "revision": {"N": "1"}}
+    intervals = compare(attempts_of(handler, list(OTHERS)))
+    capsys.readouterr()
+    for kind, (low, high) in intervals.items():
+        print(f"{kind}: {low:+.2%} … {high:+.2%}")  # noqa: T201
+    assert {kind: each for kind, each in intervals.items() if not is_alike(each)} == {}
+    assert len({json.dumps(fail(handler, kind), sort_keys=True) for kind in OTHERS}) == 1
 
 
 @pytest.mark.parametrize("share", [DIFFERENCE, -DIFFERENCE])

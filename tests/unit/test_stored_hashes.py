@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 from base64 import b64decode, b64encode
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -105,6 +106,59 @@ def test_published_vectors(password: bytes, stored: str) -> None:
     assert not passwords.verify_password(b"x" + password, stored)
     assert not passwords.verify_password(b"x", stored)
     assert passwords.needs_rehash(stored), "so that the first login upgrades it"
+
+
+@pytest.mark.parametrize(("password", "stored"), VECTORS)
+def test_a_decoy_takes_the_work_and_has_nothing_of_the_hash(password: bytes, stored: str) -> None:
+    decoy = stored_hashes.parse(stored).decoy
+    assert stored_hashes.parse(decoy).decoy == decoy
+    assert not passwords.verify_password(password, decoy)
+    assert stored.split("$")[-1][-20:] not in decoy
+    assert stored.split("$")[1:3] == decoy.split("$")[1:3] or stored.startswith(("$2", "pbkdf2"))
+
+
+def work(decoys: list[str]) -> list[tuple[str, int]]:
+    """How much of each kind, as its parameters say it."""
+    done: Counter[str] = Counter()
+    for decoy in decoys:
+        kind, first, second, *_ = [*decoy.split("$"), ""]
+        if kind == "pbkdf2_sha256":
+            done[kind] += int(first)
+        elif first == "2b":
+            done[first] += 1 << int(second)
+        else:
+            done[f"{first}${second}"] += 1
+    return sorted(done.items())
+
+
+def test_whoever_fails_does_the_work_of_all() -> None:
+    stored = {
+        *(django(b"x", "salt", count) for count in (100, 720, 1000)),
+        *(
+            f"$2b${cost}$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
+            for cost in ("04", "07")
+        ),
+        f"$scrypt$ln=14,r=8,p=1${SALT}${HASH}",
+        f"$scrypt$ln=15,r=8,p=1${SALT}${HASH}",
+        f"$firebase-scrypt$ln=14,r=8${SALT}${HASH}",
+        f"$argon2id$v=19$m=1024,t=2,p=1${SALT}${HASH}",
+        passwords._NOBODY,
+    }
+    decoys = {stored_hashes.parse(each).decoy for each in stored}
+    brief = stored_hashes.together(decoys)
+    assert len(brief) == len(decoys) - 3
+    alike = {
+        str(work([own, *stored_hashes.remaining(own, among)]))
+        for own in decoys
+        for among in (decoys, brief)
+    }
+    assert len(alike) == 1
+    assert "('2b', 128)" in alike.pop()
+
+
+def test_where_nobody_was_imported_nothing_is_left_to_do() -> None:
+    own = stored_hashes.parse(passwords._NOBODY).decoy
+    assert stored_hashes.remaining(own, {own}) == []
 
 
 def test_argon2id_of_other_parameters() -> None:

@@ -68,6 +68,44 @@ class TestPasswords:
     def test_two_keyboards_one_password(self, typed: str, octets: str) -> None:
         assert passwords.normalise(typed) == octets.encode()
 
+    @pytest.mark.parametrize(
+        ("typed", "forms"),
+        [
+            ("plain", 1),
+            ("\u00e9", 1),
+            ("ﬁsh", 2),
+            ("e\u0301", 2),
+            pytest.param("ｆ" * 400, 1, id="1,200 bytes as typed"),
+        ],
+    )
+    def test_forms(self, typed: str, forms: int) -> None:
+        read = passwords.Typed.read(typed)
+        assert len(read.forms) == forms
+        assert read.normal == passwords.normalise(typed)
+        assert typed not in repr(read)
+
+    @pytest.mark.parametrize("iterations", [passwords.ITERATIONS, 3])
+    def test_a_hash_of_what_was_typed_elsewhere(self, iterations: int) -> None:
+        """Also at today's parameters: the first login makes it one of the normal form."""
+        typed = passwords.Typed.read("ﬁsh and chips")
+        bare = Argon2id(
+            salt=os.urandom(16),
+            length=32,
+            iterations=iterations,
+            lanes=1,
+            memory_cost=passwords.MEMORY_KIB,
+        ).derive_phc_encoded("ﬁsh and chips".encode())
+        assert typed.opens(bare)
+        assert not passwords.Typed.read("fish and chips").opens(bare)
+        upgraded = passwords.stronger(typed, bare, random=os.urandom)
+        assert upgraded is not None
+        assert passwords.Typed.read("fish and chips").opens(upgraded)
+        assert typed.opens(upgraded)
+        assert passwords.stronger(typed, upgraded, random=os.urandom) is None
+
+    def test_nobody_has_any_form(self) -> None:
+        assert not passwords.Typed.read("ﬁsh").opens(None)
+
     @pytest.mark.parametrize("password", ["", "x" * 1025, "é" * 513, "\ud800"])
     def test_refused(self, password: str) -> None:
         with pytest.raises(ValueError):  # noqa: PT011 -- UnicodeEncodeError is one

@@ -16,8 +16,9 @@ from keyferry.login.proof import Origin, Proved, refused
 from keyferry.login.request import LoginRequest
 from keyferry.sessions.model import MFA, OTP, PASSWORD
 from keyferry.users.guessing import Attempt, GuessStore
+from keyferry.users.imported_hashes import ImportedHashes
 from keyferry.users.model import User, UserStatus, canonical_username
-from keyferry.users.passwords import hash_password, needs_rehash, normalise, verify_password
+from keyferry.users.passwords import Typed, stronger
 from keyferry.users.second_factor import SecondFactors
 from keyferry.users.store import (
     PasswordCredential,
@@ -32,13 +33,13 @@ class Claim:
     """Who somebody says to be, and what is to prove it: a password now, or an earlier note of one."""
 
     username: str
-    password: bytes | None = field(repr=False)
+    password: Typed | None = field(repr=False)
     auth_session: AuthSession | None
 
     def is_proved_by(self, credential: PasswordCredential | None) -> bool:
         """Whether the password is right, now or a moment ago. The work is the same for nobody."""
         if self.password is not None:
-            return verify_password(self.password, credential.phc if credential else None)
+            return self.password.opens(credential.phc if credential else None)
         if credential is None or self.auth_session is None:
             return False
         return hmac.compare_digest(
@@ -52,6 +53,7 @@ class PasswordLogin:
     users: UserStore
     guesses: GuessStore
     factors: SecondFactors
+    imported: ImportedHashes
     now: Callable[[], int]
     random: Callable[[int], bytes]
 
@@ -85,7 +87,7 @@ class PasswordLogin:
         if body.username is None or body.password is None:
             raise RequestRefused("invalid_request", "neither password nor auth session")
         try:
-            password = normalise(body.password.get_secret_value())
+            password = Typed.read(body.password.get_secret_value())
             return Claim(canonical_username(body.username), password, None)
         except ValueError:
             raise RequestRefused("invalid_request", "user name or password: form") from None
@@ -108,12 +110,15 @@ class PasswordLogin:
         self, credential: PasswordCredential | None, claim: Claim, attempt: Attempt
     ) -> tuple[User, PasswordCredential]:
         """The user that the claim opens, and the credential that it was proved by. One answer and
-        one amount of work for every failure: an unknown name, a wrong password and a disabled user
-        can not be told apart."""
+        one amount of work for every failure: an unknown name, a wrong password, a disabled user and
+        one with another system's hash can not be told apart."""
         right = claim.is_proved_by(credential)
         # Read for an unknown name as well, so that the calls do not tell.
         user = self.users.user(credential.sub if credential else "-")
         if credential is None or user is None or not right or user.status is not UserStatus.ACTIVE:
+            if claim.password is not None:
+                phc = credential.phc if credential else None
+                claim.password.spend_the_rest(phc, self.imported.decoys())
             self.guesses.failed(attempt)
             raise refused("unknown, wrong or disabled")
         return user, credential
@@ -143,7 +148,7 @@ class PasswordLogin:
             raise refused("code wrong or used")
 
     def _strengthened(
-        self, credential: PasswordCredential, password: bytes | None
+        self, credential: PasswordCredential, password: Typed | None
     ) -> PasswordCredential:
         """The credential under a hash at today's parameters: the login goes on without the password,
         which is at hand here alone."""
@@ -155,8 +160,5 @@ class PasswordLogin:
             return credential  # changed meanwhile, so what is issued for the old one opens nothing
         return replace(credential, phc=phc)
 
-    def _stronger(self, credential: PasswordCredential, password: bytes | None) -> str | None:
-        """A hash at today's parameters, when the stored one was made at others."""
-        if password is None or not needs_rehash(credential.phc):
-            return None
-        return hash_password(password, random=self.random)
+    def _stronger(self, credential: PasswordCredential, password: Typed | None) -> str | None:
+        return None if password is None else stronger(password, credential.phc, random=self.random)

@@ -30,6 +30,7 @@ from keyferry.sessions.model import Device
 from keyferry.sessions.opening import CredentialChanged, SessionOpening
 from keyferry.sessions.store import SessionStore
 from keyferry.users.guessing import GuessStore
+from keyferry.users.imported_hashes import ImportedHashes
 from keyferry.users.invitation import InvitationStore
 from keyferry.users.second_factor import SecondFactors
 from keyferry.users.store import UserStore
@@ -69,7 +70,15 @@ class Login:
         return cls(
             keyring=keyring,
             app_check=AppCheck.from_environ(jwks, dynamodb, environ),
-            by_password=PasswordLogin(keyring, users, guesses, factors, clock.now, clock.random),
+            by_password=PasswordLogin(
+                keyring,
+                users,
+                guesses,
+                factors,
+                ImportedHashes.from_environ(dynamodb, environ),
+                clock.now,
+                clock.random,
+            ),
             by_provider=ProviderLogin(
                 ConfiguredProviders.from_environ(dynamodb, environ),
                 jwks,

@@ -13,8 +13,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
+from keyferry.errors import CommandRefused
 from keyferry.users import stored_hashes
+from keyferry.users.imported_hashes import ImportedKinds, ImportedKindsStore, TooManyKinds
 from keyferry.users.model import User, UserStatus, canonical_new_username
+from keyferry.users.passwords import needs_rehash
 from keyferry.users.store import PasswordCredential, UserStore
 
 MAX_BATCH: Final = 25
@@ -54,6 +57,9 @@ class RowRefused(Exception):
     """A row that can not be taken; the text says why and nothing of what is in the row."""
 
 
+Read = tuple[User, PasswordCredential]
+
+
 @dataclass(frozen=True, slots=True)
 class UserImport:
     users: UserStore
@@ -62,21 +68,41 @@ class UserImport:
 
     def __call__(self, request: ImportUsers) -> dict[str, Any]:
         """A result for each user, in their order; a dry run writes nothing."""
-        return {"results": [self._result(row, dry_run=request.dry_run) for row in request.users]}
+        kinds = ImportedKindsStore(self.users.client, self.users.credentials_table)
+        known = seen = kinds.read()
+        read: list[Read | RowRefused] = []
+        for row in request.users:
+            try:
+                known, each = self._read(row, known)
+                read.append(each)
+            except RowRefused as refused:
+                read.append(refused)
+        if known != seen and not request.dry_run:
+            try:
+                kinds.note(known.decoys)  # before the first of them can log in
+            except TooManyKinds as refused:  # with what another import has brought meanwhile
+                raise CommandRefused("conflict", f"{refused}; try again.") from None
+        return {"results": [self._result(each, dry_run=request.dry_run) for each in read]}
 
-    def _result(self, row: dict[str, Any], *, dry_run: bool) -> dict[str, str]:
-        try:
-            user, credential = self._read(row)
-        except RowRefused as refused:
-            return {"outcome": Outcome.REFUSED, "reason": str(refused)}
+    def _result(self, read: Read | RowRefused, *, dry_run: bool) -> dict[str, str]:
+        if isinstance(read, RowRefused):
+            return {"outcome": Outcome.REFUSED, "reason": str(read)}
+        user, credential = read
         if dry_run:
             there = self.users.sub_of(credential.username) is not None
         else:
             there = not self.users.add(user, credential)
         return {"outcome": Outcome.ALREADY_THERE if there else Outcome.IMPORTED}
 
-    def _read(self, row: dict[str, Any]) -> tuple[User, PasswordCredential]:
+    def _read(self, row: dict[str, Any], known: ImportedKinds) -> tuple[ImportedKinds, Read]:
+        """What is known with this row's kind of hash, and what to write for it."""
         read, canonical = checked(row)
+        phc = read.password_hash.get_secret_value()
+        if needs_rehash(phc):
+            try:
+                known = known.having(stored_hashes.parse(phc).decoy)
+            except TooManyKinds as refused:
+                raise RowRefused(str(refused)) from None
         user = User.new(
             read.username,
             read.roles,
@@ -84,8 +110,7 @@ class UserImport:
             random=self.random,
             status=UserStatus.DISABLED if read.disabled else UserStatus.ACTIVE,
         )
-        phc = read.password_hash.get_secret_value()
-        return user, PasswordCredential(canonical, user.sub, phc)
+        return known, (user, PasswordCredential(canonical, user.sub, phc))
 
 
 def checked(row: dict[str, Any]) -> tuple[ImportedUser, str]:

@@ -39,9 +39,8 @@ from keyferry.users.new_password import NewPasswordPolicy
 from keyferry.users.password_change import PasswordChange
 from keyferry.users.passwords import (
     MAX_PASSWORD_BYTES,
+    Typed,
     hash_password,
-    normalise,
-    verify_password,
 )
 from keyferry.users.store import (
     PasswordCredential,
@@ -201,9 +200,7 @@ class Accounts:
         attempt = self._reserve(request, username, own.jkt)
         credential = credential_from_item(username, attempt.beside)
         # Of a user without a password none is right, and the work is the same.
-        right = verify_password(
-            _normal(body.current_password), credential.phc if credential else None
-        )
+        right = _typed(body.current_password).opens(credential.phc if credential else None)
         if credential is None or credential.sub != user.sub or not right:
             self.guesses.failed(attempt)
             count(Metric.ACCOUNT_REFUSED)
@@ -270,9 +267,9 @@ def _canonical(username: str, form: Callable[[str], str] = canonical_username) -
         raise RequestRefused("invalid_request", "user name: form") from None
 
 
-def _normal(password: SecretStr) -> bytes:
+def _typed(password: SecretStr) -> Typed:
     try:
-        return normalise(password.get_secret_value())
+        return Typed.read(password.get_secret_value())
     except ValueError:
         raise RequestRefused("invalid_request", "current password: form") from None
 

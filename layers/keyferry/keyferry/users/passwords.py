@@ -6,8 +6,10 @@ How a hash is checked, those of other systems too, is in `keyferry.users.stored_
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
@@ -40,6 +42,43 @@ def normalise(password: str) -> bytes:
     return octets
 
 
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A password as somebody typed it, in the forms in which it may have been hashed: ours, and
+    where that is another one, the bare one that other systems hash. How many there are depends on
+    nothing but the password."""
+
+    forms: tuple[bytes, ...] = field(repr=False)
+
+    @classmethod
+    def read(cls, password: str) -> Self:
+        """Raise `ValueError` as `normalise` does."""
+        normal, bare = normalise(password), password.encode("utf-8")
+        if bare == normal or len(bare) > MAX_PASSWORD_BYTES:
+            return cls((normal,))
+        return cls((normal, bare))
+
+    @property
+    def normal(self) -> bytes:
+        return self.forms[0]
+
+    def opens(self, phc: str | None) -> bool:
+        """As `verify_password`, for any of the forms."""
+        # All of them: the first one that matches must not save the work for the others.
+        matching = [form for form in self.forms if verify_password(form, phc)]
+        return bool(matching)
+
+    def spend_the_rest(self, phc: str | None, decoys: Iterable[str]) -> None:
+        """After a failed `opens`: do what is left of the work that whoever has one of the hashes
+        that ``decoys`` stand for, or one of today's, would have caused."""
+        own = todays = stored_hashes.parse(_NOBODY).decoy
+        with suppress(ValueError):  # then it was checked as nobody's
+            own = stored_hashes.parse(phc if phc is not None else _NOBODY).decoy
+        for decoy in stored_hashes.remaining(own, {todays, *decoys}):
+            for form in self.forms:
+                stored_hashes.parse(decoy).matches(form)
+
+
 def hash_password(password: bytes, *, random: Callable[[int], bytes]) -> str:
     """The PHC string of ``password``, which comes from `normalise`."""
     salt = random(SALT_BYTES)
@@ -65,3 +104,12 @@ def verify_password(password: bytes, phc: str | None) -> bool:
 def needs_rehash(phc: str) -> bool:
     """Whether a hash is not what `hash_password` makes today."""
     return not phc.startswith(_CURRENT)
+
+
+def stronger(typed: Typed, phc: str, *, random: Callable[[int], bytes]) -> str | None:
+    """A hash of the password that opens ``phc``, when that is not at today's parameters, or not of
+    the password's normal form; else None."""
+    # Only who types what normalising changes pays for finding that out.
+    if not needs_rehash(phc) and (len(typed.forms) == 1 or verify_password(typed.normal, phc)):
+        return None
+    return hash_password(typed.normal, random=random)

@@ -11,6 +11,10 @@ a hash of that kind (`keyferry.sessions.opening`).
 
 Such a string decides how much memory and time its check takes, so one that would take too much is
 refused: when it is imported, and again when it is checked.
+
+It also tells, by that time, that there is a user, and of which system. So each has a **decoy**: a
+hash that takes the same work and that nobody's password has. A login that fails does the work of
+every decoy there is in a stack (`keyferry.users.imported_hashes`), whoever failed.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -50,6 +54,15 @@ _MAX_PART_BYTES: Final = 256
 
 _BCRYPT_PASSWORD_BYTES: Final = 72
 
+_DECOY_HASH: Final = "A" * 43
+_DECOY: Final = f"$YXJnb24yaWQgc2FsdCEhIQ${_DECOY_HASH}"
+"""A salt, and what no password is known to have with it."""
+
+_GRADED: Final = re.compile(r"pbkdf2_sha256\$|\$2b\$")
+
+Read = tuple[Callable[[bytes], bool], str]
+"""The members of a `StoredHash`."""
+
 _AES_KEY_BYTES: Final = 32
 _KEYSTREAM_BYTES: Final = 32
 
@@ -58,6 +71,8 @@ _KEYSTREAM_BYTES: Final = 32
 class StoredHash:
     matches: Callable[[bytes], bool] = field(repr=False)
     """Whether a password is the one that was hashed."""
+    decoy: str
+    """What takes as long to check; of all hashes that take equally long the same text."""
 
 
 def parse(stored: str) -> StoredHash:
@@ -68,7 +83,7 @@ def parse(stored: str) -> StoredHash:
     for form, read in _FORMS.items():
         found = re.fullmatch(form, stored)
         if found:
-            return StoredHash(read(stored, *found.groups()))
+            return StoredHash(*read(stored, *found.groups()))
     raise ValueError("not a supported password hash")
 
 
@@ -110,7 +125,7 @@ def firebase_scrypt(
 
 def _argon2id(
     stored: str, memory: str, iterations: str, lanes: str, salt: str, hashed: str
-) -> Callable[[bytes], bool]:
+) -> Read:
     size = _number(memory) * 1024
     if size > MAX_MEMORY_BYTES or size * _number(iterations) > MAX_ARGON2_BYTES:
         raise ValueError("Argon2id: the parameters ask for too much memory or time")
@@ -131,20 +146,17 @@ def _argon2id(
             return False
         return True
 
-    return matches
+    return matches, f"$argon2id$v=19$m={memory},t={iterations},p={lanes}{_DECOY}"
 
 
-def _scrypt(
-    _: str, log_n: str, block: str, lanes: str, salt: str, hashed: str
-) -> Callable[[bytes], bool]:
+def _scrypt(_: str, log_n: str, block: str, lanes: str, salt: str, hashed: str) -> Read:
     derive = _scrypt_deriver(_number(log_n), _number(block), _number(lanes), _decode(salt))
     wanted = _require_hash(_decode(hashed))
-    return lambda password: hmac.compare_digest(derive(password, len(wanted)), wanted)
+    decoy = f"$scrypt$ln={log_n},r={block},p={lanes}{_DECOY}"
+    return lambda password: hmac.compare_digest(derive(password, len(wanted)), wanted), decoy
 
 
-def _firebase_scrypt(
-    _: str, log_n: str, block: str, salt: str, keystream: str
-) -> Callable[[bytes], bool]:
+def _firebase_scrypt(_: str, log_n: str, block: str, salt: str, keystream: str) -> Read:
     derive = _scrypt_deriver(_number(log_n), _number(block), 1, _decode(salt))
     wanted = _require_hash(_decode(keystream))
     counter = bytes(16)
@@ -155,7 +167,7 @@ def _firebase_scrypt(
         encryptor = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
         return hmac.compare_digest(encryptor.update(bytes(len(wanted))), wanted)
 
-    return matches
+    return matches, f"$firebase-scrypt$ln={log_n},r={block}{_DECOY}"
 
 
 def _scrypt_deriver(
@@ -174,19 +186,22 @@ def _scrypt_deriver(
     ).derive(password)
 
 
-def _pbkdf2(_: str, iterations: str, salt: str, hashed: str) -> Callable[[bytes], bool]:
+def _pbkdf2(_: str, iterations: str, salt: str, hashed: str) -> Read:
     count = _number(iterations)
     wanted = _require_hash(_any_base64(hashed))
     blocks = -(-len(wanted) // hashlib.sha256().digest_size)  # each takes all the iterations
     if count < 1 or count * blocks > MAX_PBKDF2_ITERATIONS:
         raise ValueError("PBKDF2: the iterations ask for too much time")
     octets = salt.encode("ascii")  # Django's salt is text
-    return lambda password: hmac.compare_digest(
-        hashlib.pbkdf2_hmac("sha256", password, octets, count, len(wanted)), wanted
-    )
+
+    def matches(password: bytes) -> bool:
+        derived = hashlib.pbkdf2_hmac("sha256", password, octets, count, len(wanted))
+        return hmac.compare_digest(derived, wanted)
+
+    return matches, _pbkdf2_decoy(count * blocks)
 
 
-def _bcrypt(stored: str, cost: str) -> Callable[[bytes], bool]:
+def _bcrypt(stored: str, cost: str) -> Read:
     if not 4 <= int(cost) <= MAX_BCRYPT_COST:
         raise ValueError("bcrypt: the cost asks for too much time, or is below 4")
 
@@ -199,12 +214,59 @@ def _bcrypt(stored: str, cost: str) -> Callable[[bytes], bool]:
         # bcrypt reads 72 bytes, and so did whoever made this hash.
         return bcrypt.checkpw(password[:_BCRYPT_PASSWORD_BYTES], stored.encode("ascii"))
 
-    return matches
+    return matches, _bcrypt_decoy(int(cost))
+
+
+def _pbkdf2_decoy(iterations: int) -> str:
+    return f"pbkdf2_sha256${iterations}$decoy${_DECOY_HASH}="
+
+
+def _bcrypt_decoy(cost: int) -> str:
+    return f"$2b${cost:02}$decoydecoydecoydecoyd." + "." * 31
+
+
+def remaining(own: str, decoys: Iterable[str]) -> list[str]:
+    """What is left of the work of all ``decoys``, and of ``own``, when that of ``own`` is done.
+
+    The work of PBKDF2 grows with its iterations and that of bcrypt doubles with its cost: of each
+    of these two the largest one counts, so users of many ages cost no more than one of them.
+    """
+    left = [decoy for decoy in decoys if decoy != own and not _GRADED.match(decoy)]
+    done, largest = _iterations([own]), _iterations(decoys)
+    if done < largest:
+        left.append(_pbkdf2_decoy(largest - done))
+    cost, highest = _costs([own]), _costs(decoys)
+    if cost is None:
+        left += [_bcrypt_decoy(highest)] if highest is not None else []
+    else:
+        # 2^c + 2^c + 2^(c+1) + … + 2^(highest-1) = 2^highest
+        left += [_bcrypt_decoy(each) for each in range(cost, highest or 0)]
+    return left
+
+
+def together(decoys: Iterable[str]) -> frozenset[str]:
+    """``decoys`` without those that another one stands for, in `remaining`."""
+    kept = {decoy for decoy in decoys if not _GRADED.match(decoy)}
+    if iterations := _iterations(decoys):
+        kept.add(_pbkdf2_decoy(iterations))
+    if (cost := _costs(decoys)) is not None:
+        kept.add(_bcrypt_decoy(cost))
+    return frozenset(kept)
+
+
+def _iterations(decoys: Iterable[str]) -> int:
+    found = (re.match(r"pbkdf2_sha256\$(\d+)\$", decoy) for decoy in decoys)
+    return max((int(each[1]) for each in found if each), default=0)
+
+
+def _costs(decoys: Iterable[str]) -> int | None:
+    found = (re.match(r"\$2b\$(\d\d)\$", decoy) for decoy in decoys)
+    return max((int(each[1]) for each in found if each), default=None)
 
 
 _BASE64: Final = r"([A-Za-z0-9+/]{1,342})"
 
-_FORMS: Final[dict[str, Callable[..., Callable[[bytes], bool]]]] = {
+_FORMS: Final[dict[str, Callable[..., Read]]] = {
     rf"\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\${_BASE64}\${_BASE64}": _argon2id,
     rf"\$scrypt\$ln=(\d+),r=(\d+),p=(\d+)\${_BASE64}\${_BASE64}": _scrypt,
     rf"\$firebase-scrypt\$ln=(\d+),r=(\d+)\${_BASE64}\${_BASE64}": _firebase_scrypt,
