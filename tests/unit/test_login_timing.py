@@ -62,7 +62,7 @@ BASELINE = "unknown user"
 
 IMPORTED = {
     "django": stored_hashes.parse(f"pbkdf2_sha256$400$salt${'A' * 43}=").decoy,
-    "bcrypt": "$2b$04$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+    "bcrypt": "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
     "scrypt": f"$scrypt$ln=7,r=8,p=1$c2FsdHNhbHQ${'A' * 43}",
 }
 """Users with the hashes of other systems, who have not logged in yet."""
@@ -73,9 +73,9 @@ OTHERS = {
 }
 DECOYS = {
     *(stored_hashes.parse(stored).decoy for stored in IMPORTED.values()),
-    # and of older ones of the same two systems, at higher costs
+    # and of others of the same two systems, at higher costs
     stored_hashes.parse(f"pbkdf2_sha256$900$salt${'A' * 43}=").decoy,
-    "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+    "$2b$06$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
 }
 
 
