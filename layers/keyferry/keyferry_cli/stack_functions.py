@@ -195,7 +195,7 @@ def _readable_errors(stack: str, what: str) -> Iterator[None]:
             "no AWS credentials: set AWS_PROFILE or give --profile, or sign in again"
         ) from None
     except aws.NoRegionError:
-        raise CommandFailed("no AWS region: set AWS_REGION or give --region") from None
+        raise CommandFailed("no AWS region: set AWS_DEFAULT_REGION or give --region") from None
     except (aws.ReadTimeoutError, aws.ConnectTimeoutError):
         raise CommandFailed(
             "no answer in time: the command may or may not have been carried out"
