@@ -37,6 +37,7 @@ from keyferry.users.guessing import Limit
 from keyferry.vault import upstream
 from keyferry.vault.upstream import Inject, Upstream
 from keyferry_cli.command_line import DEFAULT_STACK
+from keyferry_cli.doctor.rules import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "layers" / "keyferry" / "keyferry"
@@ -352,18 +353,22 @@ def template() -> str:
 # ── links to tests ───────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_test_that_a_page_names_is_there(name: str) -> None:
-    for title, target in re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", page(name)):
-        file = ROOT / target
+    for title, target in re.findall(r"\[(test_\w+)\]\(([\w./]+\.py)\)", page(name)):
+        file = (ROOT / "docs" / name).parent / target
         found = re.findall(r"^ *(?:async )?def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
         assert title in found or title == file.stem, title
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+@pytest.mark.parametrize("name", [*PAGES, "../README.md", "../CONTRIBUTING.md", "../SECURITY.md"])
 def test_a_link_to_another_page_leads_there(name: str) -> None:
+    itself = ROOT / "docs" / name
     for target, anchor in re.findall(r"\]\((?!https?:)([\w./-]*)#?([\w-]*)\)", page(name)):
-        file = ROOT / "docs" / (target or name)
+        file = itself.parent / target if target else itself
         assert file.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
@@ -400,3 +405,25 @@ def test_the_rights_for_client_keys_are_those_that_the_command_needs() -> None:
 
 def test_functions_know_of_a_client_key_when_the_page_says() -> None:
     assert f"within {unwrapped.MAX_AGE_SECONDS} seconds" in page("clients.md")
+
+
+# ── checklist.md ─────────────────────────────────────────────────────────
+
+
+def test_every_practice_of_the_server_is_shown_by_tests() -> None:
+    """That the named tests exist is held by `test_a_test_that_a_page_names_is_there`."""
+    rows = table(page("checklist.md"), "practice | where")
+    assert len(rows) >= 30
+    for row in rows:
+        linked = re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", row["shown by"])
+        assert linked, row["practice"]
+        rest = re.sub(r"\[test_\w+\]\(\.\./tests/[\w/]+\.py\)", "", row["shown by"])
+        assert rest.strip(", ") == "", row["practice"]
+        for name, file in linked:
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
+def test_every_check_of_the_doctor_belongs_to_a_practice() -> None:
+    rows = table(page("checklist.md"), "practice | where")
+    named = {name for row in rows for name in row["doctor"].split(", ")} - {"–"}
+    assert named == {check.id for check in CHECKS}

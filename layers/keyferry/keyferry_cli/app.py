@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from keyferry_cli.clients import clients
+from keyferry_cli.doctor.command import doctor
 from keyferry_cli.events import events
 from keyferry_cli.key_audit import audit_key
 from keyferry_cli.key_import import import_keys
@@ -19,7 +20,8 @@ from keyferry_cli.users import users
 
 app = typer.Typer(
     name="keyferry",
-    help="Operate a Keyferry stack: users, providers, keys, sessions, clients, keyring, sample events."
+    help="Operate a Keyferry stack: users, providers, keys, sessions, clients, keyring, sample events;"
+    " and look whether it is as it should be."
     " Exit status: 0 done, 1 refused or failed, 2 wrong usage.",
     no_args_is_help=True,
     # A traceback could show the value of a secret.
@@ -37,6 +39,7 @@ app.add_typer(sessions, name="sessions")
 app.add_typer(clients, name="clients")
 app.add_typer(keyring, name="keyring")
 app.add_typer(events, name="events")
+app.command("doctor")(doctor)
 
 
 def main() -> None:
