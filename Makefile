@@ -41,6 +41,9 @@ test: python ## Every test
 simulate: python ## Honest phones and thieves under this rotation and under others: two tables and docs/img/simulation.svg
 	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m tests.simulation --out docs/img/simulation.svg $(SIMULATE)
 
+diagram: python ## docs/img/architecture.svg, drawn from template.yaml
+	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m tests.architecture --out docs/img/architecture.svg
+
 bench: python ## What requests and starts cost in processor time, by the floor and the targets: docs/performance.md
 	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m tests.bench $(BENCH)
 
@@ -79,4 +82,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test simulate bench lint format build validate deploy lock environments clean python
+.PHONY: help demo serve test simulate diagram bench lint format build validate deploy lock environments clean python

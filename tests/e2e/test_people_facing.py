@@ -49,9 +49,14 @@ def test_demonstration_holds_and_leaves_nothing_running() -> None:
     endpoint = re.search(r"ready at (http://[^/]+)", finished.stdout)
     assert endpoint is not None
     assert not alive(endpoint[1])
+    told = re.search(r"To look at in a browser: file://(\S+)", finished.stdout)
+    assert told is not None
+    page = Path(told[1]).read_text(encoding="utf-8")
+    assert page.count("<li>") == 11
     # Refresh tokens and the key are shown, but never whole.
-    assert "kfr_…" in finished.stdout
-    assert re.search(r"kfr_[A-Za-z0-9_-]{20}|AIza[A-Za-z0-9_-]{10}", finished.stdout) is None
+    for shown in (finished.stdout, page):
+        assert "kfr_…" in shown
+        assert re.search(r"kfr_[A-Za-z0-9_-]{20}|AIza[A-Za-z0-9_-]{10}", shown) is None
 
 
 def test_serve_ends_with_everything_it_started() -> None:

@@ -26,7 +26,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from keyferry_cli.local.command import keyferry
+from keyferry_cli.local.demo_page import page
 from keyferry_cli.local.emulator import termination_as_exit
+from keyferry_cli.local.environments import ROOT
 from keyferry_cli.local.stack import LocalStack, LocalStackError
 from keyferry_client import (
     Config,
@@ -387,9 +389,14 @@ def main() -> int:
         console.print("Stopped; nothing is left running.")
         return 130
     console.print(summary(demonstration.steps))
-    console.print(
-        f"Everything held, in {time.monotonic() - started:.0f} s; nothing is left running."
+    seconds = time.monotonic() - started
+    told = ROOT / ".cache" / "demo.html"
+    told.write_text(
+        page(demonstration.steps, seconds=seconds, pictures=ROOT / "docs" / "img"),
+        encoding="utf-8",
     )
+    console.print(f"Everything held, in {seconds:.0f} s; nothing is left running.")
+    console.print(f"To look at in a browser: {told.as_uri()}", soft_wrap=True)
     return 0
 
 

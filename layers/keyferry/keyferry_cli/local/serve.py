@@ -8,15 +8,17 @@ import shlex
 import sys
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyferry_cli.local.command import keyferry
 from keyferry_cli.local.emulator import termination_as_exit
+from keyferry_cli.local.environments import ROOT
 from keyferry_cli.local.stack import LocalStack, LocalStackError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 USERNAME = "ana"
 
@@ -32,6 +34,9 @@ def prepare(
         stack, "keys", "put", key, *policy, "--promote", secret="AIza" + secrets.token_urlsafe(26)
     )
     (folder / "password.txt").write_text(password + "\n")
+    (folder / "settings").write_text(
+        f"URL={shlex.quote(stack.api_url)}\nKEY={shlex.quote(stack.client_keys['ios'])}\n"
+    )
     _script(folder / "phone", "keyferry_client", {})
     _script(
         folder / "keyferry",
@@ -61,6 +66,19 @@ KEY={stack.client_keys["ios"]}
 """
 
 
+@contextmanager
+def _reached_by(link: Path, folder: Path) -> Iterator[None]:
+    """``link`` leads to ``folder`` for as long as nobody else's stack has taken its place."""
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder, target_is_directory=True)
+    try:
+        yield
+    finally:
+        if link.is_symlink() and link.readlink() == folder:
+            link.unlink()
+
+
 def _script(path: Path, module: str, environment: Mapping[str, str]) -> None:
     wanted = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), **environment}
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in wanted.items())
@@ -78,8 +96,9 @@ def main() -> int:
         ):
             folder = Path(name)
             prepare(stack, folder)
-            print(_welcome(stack, folder), flush=True)
-            threading.Event().wait()
+            with _reached_by(ROOT / ".cache" / "serve", folder):
+                print(_welcome(stack, folder), flush=True)
+                threading.Event().wait()
     except (LocalStackError, RuntimeError) as failure:
         print(f"serve: {failure}", file=sys.stderr)
         return 1
@@ -98,7 +117,7 @@ login                {USERNAME} / {password}
 AWS endpoint         {stack.endpoint_url}  (credentials test / test, region us-east-1)
 logs                 {stack.folder}
 
-Copy these into another terminal:
+In another terminal, `cd .cache/serve && . ./settings` is the beginning of the guides in docs/mobile; or copy these:
 
 {curl_lines(stack, folder)}
 Ctrl-C ends it."""
