@@ -65,12 +65,18 @@ class System:
         return (*self.tables, *self.keys)
 
 
-def read(path: Path = TEMPLATE) -> System:
-    document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 -- a SafeLoader
-    resources: Mapping[str, Any] = document["Resources"]
-    of_type = _by_type(resources)
+def resources() -> Mapping[str, Any]:
+    """Those of template.yaml; an intrinsic function is an object with its short name."""
+    document = yaml.load(TEMPLATE.read_text(encoding="utf-8"), _Loader)  # noqa: S506 -- a SafeLoader
+    found: Mapping[str, Any] = document["Resources"]
+    return found
+
+
+def read() -> System:
+    all_of_them = resources()
+    of_type = _by_type(all_of_them)
     functions = tuple(
-        _function(name, resources[name]["Properties"], resources)
+        _function(name, all_of_them[name]["Properties"], all_of_them)
         for name in of_type["AWS::Serverless::Function"]
     )
     used = {each for function in functions for each in function.uses}
@@ -84,16 +90,16 @@ def read(path: Path = TEMPLATE) -> System:
     )
 
 
-def _by_type(resources: Mapping[str, Any]) -> dict[str, list[str]]:
+def _by_type(all_of_them: Mapping[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name, resource in resources.items():
+    for name, resource in all_of_them.items():
         found.setdefault(resource["Type"], []).append(name)
     return found
 
 
-def _function(name: str, properties: Mapping[str, Any], resources: Mapping[str, Any]) -> Function:
+def _function(name: str, properties: Mapping[str, Any], all_of_them: Mapping[str, Any]) -> Function:
     events = properties.get("Events", {}).values()
-    role = resources[properties["Role"]["GetAtt"].removesuffix(".Arn")]["Properties"]
+    role = all_of_them[properties["Role"]["GetAtt"].removesuffix(".Arn")]["Properties"]
     uses: dict[str, bool] = {}
     for action, resource in _rights(role):
         if action in WRITES | SEALS:

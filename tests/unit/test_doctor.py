@@ -54,6 +54,7 @@ from keyferry_cli.doctor.rules import CHECKS
 from keyferry_cli.doctor.rules_of_keys import OPEN
 from keyferry_cli.doctor.rules_of_state import EXPIRING, SHORT_LIVED
 from keyferry_cli.stack_functions import StackFunctions
+from tests.architecture.template import resources
 from tests.unit.test_cli_commands import FakeAws, client_error
 
 NOW = 1_800_000_000
@@ -320,6 +321,19 @@ def test_what_is_off_is_found_and_nothing_else(name: str, changes: dict[str, Any
 def test_tables_of_passing_rows_may_be_lost(name: str) -> None:
     facts = changed(**table(name, point_in_time_recovery=False, deletion_protection=False))
     assert found(facts) == set()
+
+
+def test_what_is_looked_at_in_the_tables_is_the_templates() -> None:
+    tables = {
+        name: each["Properties"]
+        for name, each in resources().items()
+        if each["Type"] == "AWS::DynamoDB::Table"
+    }
+    assert {n for n, each in tables.items() if "TimeToLiveSpecification" in each} == EXPIRING
+    deleted = {n for n, e in resources().items() if n in tables and e["DeletionPolicy"] == "Delete"}
+    assert deleted == SHORT_LIVED
+    for each in tables.values():
+        assert each["OnDemandThroughput"].keys() == {"MaxReadRequestUnits", "MaxWriteRequestUnits"}
 
 
 def test_functions_that_disagree_are_judged_by_the_worst() -> None:

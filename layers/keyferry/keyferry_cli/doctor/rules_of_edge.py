@@ -26,7 +26,7 @@ LOGIN_ROUTE: Final = "/v1/login/POST"
 WHOLE_PASSWORD: Final = 15
 """Characters: NIST SP 800-63B-4 where the password is the only factor."""
 
-_TLS_1_2: Final = ("TLS_1_2", "SecurityPolicy_TLS1")
+_TLS_1_2: Final = ("TLS_1_2", "SecurityPolicy_TLS12_", "SecurityPolicy_TLS13_")
 """What the names of security policies begin with that let in nothing older than TLS 1.2."""
 
 # Without these, a log or a trace of a request holds passwords and tokens.
