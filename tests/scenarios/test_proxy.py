@@ -11,6 +11,7 @@ from tests.e2e.conftest import PROXIED, RULES
 from tests.e2e.device import ath
 from tests.local_upstream import LocalUpstream
 from tests.scenarios.system import Crash, Reply
+from tests.scenarios.test_delivery import audited
 
 if TYPE_CHECKING:
     import httpx
@@ -138,6 +139,23 @@ def test_a_key_that_is_no_headers_value(
     assert key
     put(system, "lines", "one\r\nX-Injected: two")
     assert error(phone.proxy("lines", "GET", "/v1/x")) == (502, "upstream_unavailable")
+    assert upstream.received == []
+
+
+def test_a_key_whose_row_is_lost(
+    system: System,
+    phone: Phone,
+    key: str,
+    upstream: LocalUpstream,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    number = system.operate("keys.get", name=key)["current"]["number"]
+    table = system.cloud.tables["VaultTable"]
+    system.cloud.dynamodb.delete_item(TableName=table, Key={"id": {"S": f"{key}#{number}"}})
+    caplog.clear()
+    assert error(phone.proxy(key, "GET", "/v1/x")) == (503, "temporarily_unavailable")
+    (line,) = audited(caplog)
+    assert (line["action"], line["refused"]) == ("refused", {key: "temporarily_unavailable"})
     assert upstream.received == []
 
 

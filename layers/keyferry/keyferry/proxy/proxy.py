@@ -46,6 +46,7 @@ WHOLE_SECONDS: Final = 26.0
 after 29, and the function ends then. What AWS has taken of it before, the upstream has not."""
 
 NOT_FOUND: Final = "not_found"
+UNAVAILABLE: Final = "temporarily_unavailable"
 
 # With an escape for each of these a body would be seven times as long, which Lambda may not return.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -128,7 +129,7 @@ class Proxy:
         facts = Facts.of(caller.session, caller.user, app_version=app_version)
         upstream, value_id = _usable(caller, facts, name, now)
         check(wanted, upstream)
-        key = self._open(value_id)
+        key = self._open(value_id, caller, facts)
         prepared = prepare(wanted, upstream, key)
         self.replays.reserve(
             proof, call, good_until=token.expires_at, invocation_id=request.invocation_id
@@ -148,9 +149,11 @@ class Proxy:
         count(Metric.REQUEST_PROXIED)
         return of_json(_members(answer))
 
-    def _open(self, value_id: ValueId) -> str:
+    def _open(self, value_id: ValueId, caller: Caller, facts: Facts) -> str:
         value = self.values.open([value_id])[value_id]
         if value is None:
+            refused = {value_id.name: UNAVAILABLE}
+            audit.of_device(Action.REFUSED, caller.session, facts, keys={}, refused=refused)
             raise Unavailable("vault: the key does not open")
         return value.decode("utf-8")
 

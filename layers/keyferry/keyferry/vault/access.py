@@ -54,10 +54,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """``previous`` says that a newer version is current."""
+    """``previous`` says that a newer version is current. ``created_at`` is that of the version."""
 
     value: ValueId
     previous: bool = False
+    created_at: int = 0
 
 
 def decide_delivery(
@@ -123,7 +124,7 @@ def _chosen(entry: KeyEntry, facts: Facts, now: int, number: int | None) -> Gran
         chosen, previous = entry.previous, True
     if chosen.number < entry.min_version:
         return None
-    return Granted(_value(entry.name, chosen, facts, now), previous)
+    return Granted(_value(entry.name, chosen, facts, now), previous, chosen.created_at)
 
 
 def _value(name: str, version: Version, facts: Facts, now: int) -> ValueId:

@@ -161,6 +161,7 @@ class Delivery:
             raise RequestRefused("too_many_requests", "keys fetched too often", retry_after=wait)
         keys, unavailable = self._values(selection)
         if one and unavailable:
+            audit.of_device(Action.REFUSED, session, facts, keys={}, refused=unavailable)
             raise Unavailable("vault: the key does not open")
         payload = self._payload(session, proof, now) | {
             "keys": keys,
@@ -225,7 +226,8 @@ class Delivery:
             envelope.name(),
             self.budget.interval,
             [
-                [*granted.value, entry.min_version, entry.cache_seconds]
+                # The time as well, for a table that was restored counts its versions from there on.
+                [*granted.value, granted.created_at, entry.min_version, entry.cache_seconds]
                 for entry, granted in selection.granted.values()
             ],
             dict(selection.refused),
