@@ -20,6 +20,7 @@ from tests.e2e.rights import Right, Rights, calls_of_functions, used_rights
 
 if TYPE_CHECKING:
     from keyferry_cli.local.stack import LocalStack
+    from tests.e2e.conftest import Operator
 
 NOT_CALLED_BY_FUNCTIONS = {
     "logs:CreateLogStream": "Lambda writes the logs, with the function's role",
@@ -42,7 +43,10 @@ UNUSED = {
 
 @pytest.fixture(scope="module")
 def used(
-    stack: LocalStack, bearer_stack: LocalStack, resources: dict[str, Any]
+    stack: LocalStack,
+    bearer_stack: LocalStack,
+    operator: Operator,  # has called, also where this module is run alone
+    resources: dict[str, Any],
 ) -> dict[str, set[Right]]:
     return {
         "stack": used_rights(stack, resources),
