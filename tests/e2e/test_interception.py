@@ -29,7 +29,7 @@ from keyferry_client import (
     SoftwareDeviceKeys,
     TamperedDelivery,
 )
-from keyferry_client import client as client_module
+from keyferry_client import connection as connection_module
 from keyferry_client.dpop import make_proof
 from tests.e2e.conftest import PASSWORD, SECRETS
 from tests.e2e.device import new_key
@@ -262,7 +262,7 @@ def test_what_was_encrypted_to_the_proxy_and_again_to_the_phone_is_detected(
     def make(*given: Any, encryption_kid: str, **named: Any) -> Any:
         return make_proof(*given, **named)
 
-    monkeypatch.setattr(client_module, "make_proof", make)
+    monkeypatch.setattr(connection_module, "make_proof", make)
     mine = encryption_jwk(interceptor)
     interceptor.rewrite = with_own_key(own)
     phone.login(username, PASSWORD, device_name="Phone", app_version="1.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -220,6 +221,56 @@ def answer(status: int, body: Any = None, **headers: str) -> Reply:
 
 def invalid_grant(request: httpx.Request) -> httpx.Response:
     return httpx.Response(400, json={"error": "invalid_grant", "error_description": "over"})
+
+
+# ── login ────────────────────────────────────────────────────────────
+
+DETAILS: dict[str, Any] = {"device_name": "Ana's phone", "app_version": "1.2.0"}
+
+
+def sent_logins(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(request.content) for request in server.calls("/v1/login")]
+
+
+def test_login_goes_on_with_a_code(phone: Phone, server: Server) -> None:
+    asked = answer(403, {"error": "mfa_required", "auth_session": "eyJ.a.s"})
+    server.next_replies += [asked, invalid_grant]
+    client = phone.start()
+    with pytest.raises(Rejected, match="mfa_required") as error:
+        client.login("ana", "correct horse", **DETAILS)
+    assert error.value.auth_session == "eyJ.a.s"
+    with pytest.raises(Rejected, match="invalid_grant"):
+        client.login_with_code("eyJ.a.s", "000000", **DETAILS)
+    client.login_with_code("eyJ.a.s", "492039", **DETAILS)
+    assert client.key("gemini").value == "AIza-secret"
+    last = sent_logins(server)[-1]
+    assert last.keys() == {"auth_session", "otp", "device"}
+    assert (last["auth_session"], last["otp"]) == ("eyJ.a.s", "492039")
+
+
+def test_login_with_an_id_token(phone: Phone, server: Server) -> None:
+    client = phone.start()
+    invitation = {"username": "ana@example.com", "code": "abc"}
+    client.login_with_id_token("google", "eyJ.i.t", otp="492039", invitation=invitation, **DETAILS)
+    client.login_with_id_token("google", "eyJ.i.t", **DETAILS)
+    first, second = sent_logins(server)
+    assert first.pop("otp") == "492039"
+    assert first.pop("invitation") == invitation
+    assert first == second
+    assert (second["provider"], second["id_token"]) == ("google", "eyJ.i.t")
+    jkt = thumbprint(phone.device.signing_jwk)
+    assert client.id_token_nonce == hashlib.sha256(jkt.encode()).hexdigest()
+
+
+def test_every_login_can_carry_an_app_check_token(phone: Phone, server: Server) -> None:
+    client = phone.start()
+    client.login("ana", "correct horse", app_check="one", otp="492039", **DETAILS)
+    client.login_with_code("eyJ.a.s", "492039", app_check="two", **DETAILS)
+    client.login_with_id_token("google", "eyJ.i.t", app_check="three", **DETAILS)
+    client.login("ana", "correct horse", **DETAILS)
+    sent = [request.headers.get("X-Firebase-AppCheck") for request in server.calls("/v1/login")]
+    assert sent == ["one", "two", "three", None]
+    assert sent_logins(server)[0]["otp"] == "492039"
 
 
 # ── discovery ────────────────────────────────────────────────────────────
@@ -520,12 +571,28 @@ def test_new_refresh_token_is_stored_before_it_is_used(phone: Phone, server: Ser
         def save(self, state: PersistedState) -> None:
             raise OSError("no space left")
 
-    client._storage = FullDisk()
+    client._storage = FullDisk(client.state)
     with pytest.raises(OSError, match="no space"):
         client.refresh()
     client._storage = phone.storage
     client.refresh()
     assert sent_tokens(server) == ["kfr_1", "kfr_1"]
+
+
+def test_two_clients_with_one_storage_are_one_session(phone: Phone, server: Server) -> None:
+    """An app and its extension: whoever comes second takes what the first one got."""
+    one = phone.logged_in()
+    other = phone.start()
+    server.now += 900
+    token = one.access_token()
+    assert other.access_token() == token
+    assert sent_tokens(server) == ["kfr_1"]
+    other.refresh()
+    one.refresh()
+    assert sent_tokens(server) == ["kfr_1", "kfr_2", "kfr_3"], "never one that is two behind"
+    other.logout()
+    with pytest.raises(LoggedOut):
+        one.keys()
 
 
 def test_many_threads_cause_one_refresh(phone: Phone, server: Server) -> None:

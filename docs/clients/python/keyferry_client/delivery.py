@@ -5,7 +5,7 @@ request.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .device import DeviceKeys
 from .errors import TamperedDelivery
@@ -35,6 +35,34 @@ class Delivery:
 
     keys: dict[str, DeliveredKey]
     refused: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedDelivery:
+    """``verified_at`` is when the server last said that this is what there is."""
+
+    delivery: Delivery
+    etag: str | None
+    verified_at: float
+
+    def usable(self, now: float) -> Delivery:
+        """Without the keys whose time is over."""
+        keys = {
+            name: key
+            for name, key in self.delivery.keys.items()
+            if now < self.verified_at + key.cache_seconds
+        }
+        return replace(self.delivery, keys=keys)
+
+    def is_fresh(self, now: float) -> bool:
+        keys = self.delivery.keys
+        return bool(keys) and len(self.usable(now).keys) == len(keys)
+
+    def is_outdated_by(self, newer: Delivery) -> bool:
+        return any(
+            name in self.delivery.keys and self.delivery.keys[name].version < key.min_version
+            for name, key in newer.keys.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)

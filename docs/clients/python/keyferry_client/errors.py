@@ -34,11 +34,20 @@ class Retryable(KeyferryError):
 class Rejected(KeyferryError):
     """A refusal that repeating the same call will not change."""
 
-    def __init__(self, code: str, description: str = "", *, status: int = 400) -> None:
+    def __init__(
+        self,
+        code: str,
+        description: str = "",
+        *,
+        status: int = 400,
+        auth_session: str | None = None,
+    ) -> None:
         super().__init__(f"{code}: {description}" if description else code)
         self.code = code
         self.description = description
         self.status = status
+        # With `mfa_required`: what `KeyferryClient.login_with_code` goes on with.
+        self.auth_session = auth_session
 
 
 class TamperedDelivery(KeyferryError):

@@ -7,6 +7,8 @@ The device keys are not here: they stay in the hardware, and the app keeps only 
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Protocol, Self
 
@@ -31,7 +33,17 @@ class PersistedState:
 
 
 class Storage(Protocol):
-    """Where the app keeps `PersistedState`. Each call is durable and atomic when it returns."""
+    """Where the app keeps `PersistedState`. Each call is durable and atomic when it returns.
+
+    Apps with several processes (an iOS app and its extension) share one, with its lock.
+    """
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Held while a session is changed, by whoever uses this storage: a lock of threads, or, with
+        several processes, one across them. Of two that refresh at once with one token, one would
+        fall behind, and a token that is two behind counts as stolen.
+        """
 
     def load(self) -> PersistedState | None: ...
 
@@ -45,6 +57,7 @@ class MemoryStorage:
 
     def __init__(self, state: PersistedState | None = None) -> None:
         self._state = state
+        self.lock = threading.Lock()
 
     def load(self) -> PersistedState | None:
         return self._state
