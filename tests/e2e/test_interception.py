@@ -7,10 +7,7 @@ It has seen the login, so it knows the device's public keys and every token.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -33,101 +30,45 @@ from keyferry_client import connection as connection_module
 from keyferry_client.dpop import make_proof
 from tests.e2e.conftest import PASSWORD, SECRETS
 from tests.e2e.device import new_key
+from tests.e2e.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:
     from keyferry_cli.local.stack import LocalStack
     from tests.e2e.conftest import Operator
 
-Swap = Callable[[httpx.Response], httpx.Response]
-
-
-@dataclass
-class Interceptor:
-    """Passes everything on, and hands each delivery to ``swap`` first."""
-
-    swap: Swap = lambda response: response
-    rewrite: Callable[[bytes], bytes] = lambda body: body
-    seen: list[httpx.Request] = field(default_factory=list)
-    deliveries: list[httpx.Response] = field(default_factory=list)
-    swapped: int = 0
-
-    def exchange(self, method: str, url: str, headers: Any, body: bytes) -> httpx.Response:
-        sent = {name: value for name, value in headers.items() if name.lower() != "host"}
-        with httpx.Client(timeout=60, trust_env=False) as client:
-            body = self.rewrite(body)
-            sent = {n: v for n, v in sent.items() if n.lower() != "content-length"}
-            request = client.build_request(method, url, headers=sent, content=body)
-            self.seen.append(request)
-            response = client.send(request)
-        if "/v1/keys" not in url or response.status_code != httpx.codes.OK:
-            return response
-        self.deliveries.append(response)
-        changed = self.swap(response)
-        self.swapped += changed is not response
-        return changed
-
-
-def handler_of(interceptor: Interceptor) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            response = interceptor.exchange(self.command, self.path, self.headers, body)
-            self.send_response(response.status_code)
-            for name, value in response.headers.items():
-                if name not in ("content-length", "connection", "transfer-encoding", "date"):
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(response.content)))
-            self.end_headers()
-            self.wfile.write(response.content)
-
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 -- called by these names
-
-        def log_message(self, *_: object) -> None:
-            """Nothing: what passes here are credentials."""
-
-    return Handler
-
 
 @pytest.fixture
-def interceptor() -> Interceptor:
-    return Interceptor()
+def interceptor(stack: LocalStack) -> Iterator[FaultProxy]:
+    with FaultProxy.start(stack.api_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
 def phone(
-    stack: LocalStack, operator: Operator, username: str, interceptor: Interceptor
+    stack: LocalStack, operator: Operator, username: str, interceptor: FaultProxy
 ) -> Iterator[KeyferryClient]:
     """The reference client, signed in through the proxy."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler_of(interceptor)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        proxy = f"http://127.0.0.1:{server.server_port}"
-        http = httpx.Client(proxy=proxy, trust_env=False, timeout=60)
-        config = Config(stack.api_url, client_id="ios", client_key=stack.client_keys["ios"])
-        device = SoftwareDeviceKeys.generate()
-        client = KeyferryClient(config, device, MemoryStorage(), http=http)
-        client.login(username, PASSWORD, device_name="Phone", app_version="1.0")
-        try:
-            yield client
-        finally:
-            client.close()
-            server.shutdown()
-            thread.join()
+    http = httpx.Client(proxy=interceptor.url, trust_env=False, timeout=60)
+    config = Config(stack.api_url, client_id="ios", client_key=stack.client_keys["ios"])
+    client = KeyferryClient(config, SoftwareDeviceKeys.generate(), MemoryStorage(), http=http)
+    client.login(username, PASSWORD, device_name="Phone", app_version="1.0")
+    yield client
+    client.close()
 
 
-def encryption_jwk(interceptor: Interceptor) -> dict[str, Any]:
+def encryption_jwk(interceptor: FaultProxy) -> dict[str, Any]:
     """The device's public encryption key, as it was in the login that passed by."""
-    (login,) = (each for each in interceptor.seen if each.url.path.endswith("/v1/login"))
+    (login,) = (each for each in interceptor.requests if each.url.path.endswith("/v1/login"))
     jwk: dict[str, Any] = json.loads(login.content)["device"]["encryption_key"]
     return jwk
 
 
 def forged(
-    interceptor: Interceptor, response: httpx.Response, key: ec.EllipticCurvePrivateKey, kid: str
+    interceptor: FaultProxy, response: httpx.Response, key: ec.EllipticCurvePrivateKey, kid: str
 ) -> httpx.Response:
     """A delivery of the proxy's own making, with everything right that it can get right."""
     recipient = ECKey.import_key(encryption_jwk(interceptor))
-    request = interceptor.seen[-1]
+    request = interceptor.requests[-1]
     proof = jwt.decode(request.headers["DPoP"], options={"verify_signature": False})
     token = request.headers["Authorization"].partition(" ")[2]
     access = jwt.decode(token, options={"verify_signature": False})
@@ -163,13 +104,13 @@ def published_kid(stack: LocalStack) -> str:
     return str(jwks["keys"][0]["kid"])
 
 
-def test_it_passes_on_what_it_leaves_alone(phone: KeyferryClient, interceptor: Interceptor) -> None:
+def test_it_passes_on_what_it_leaves_alone(phone: KeyferryClient, interceptor: FaultProxy) -> None:
     assert phone.key("maps").value == SECRETS["maps"]
     assert len(interceptor.deliveries) == 1
     assert SECRETS["maps"].encode() not in interceptor.deliveries[0].content
 
 
-def test_it_cannot_read_what_it_passes_on(phone: KeyferryClient, interceptor: Interceptor) -> None:
+def test_it_cannot_read_what_it_passes_on(phone: KeyferryClient, interceptor: FaultProxy) -> None:
     phone.key("maps")
     own = ECKey.import_key(new_key())
     with pytest.raises(JoseError):
@@ -178,7 +119,7 @@ def test_it_cannot_read_what_it_passes_on(phone: KeyferryClient, interceptor: In
 
 @pytest.mark.parametrize("kid", ["published", "unknown"])
 def test_its_own_delivery_is_detected(
-    stack: LocalStack, phone: KeyferryClient, interceptor: Interceptor, kid: str
+    stack: LocalStack, phone: KeyferryClient, interceptor: FaultProxy, kid: str
 ) -> None:
     named = published_kid(stack) if kid == "published" else "no-such-key"
     interceptor.swap = lambda response: forged(interceptor, response, new_key(), named)
@@ -190,7 +131,7 @@ def test_its_own_delivery_is_detected(
 
 
 def test_an_older_delivery_is_detected(
-    operator: Operator, phone: KeyferryClient, interceptor: Interceptor
+    operator: Operator, phone: KeyferryClient, interceptor: FaultProxy
 ) -> None:
     operator.do("keys.put", name="turned", value="old", policy={"roles": ["*"]}, promote=True)
     assert phone.key("turned").value == "old"
@@ -206,7 +147,7 @@ def test_an_older_delivery_is_detected(
 
 @pytest.mark.parametrize("cut", [0, 10, -1, -20])
 def test_a_damaged_delivery_is_detected(
-    phone: KeyferryClient, interceptor: Interceptor, cut: int
+    phone: KeyferryClient, interceptor: FaultProxy, cut: int
 ) -> None:
     def damage(response: httpx.Response) -> httpx.Response:
         changed = bytearray(response.content)
@@ -239,7 +180,7 @@ def with_own_key(own: ECKey) -> Callable[[bytes], bytes]:
 
 
 def test_a_swapped_encryption_key_is_refused(
-    phone: KeyferryClient, interceptor: Interceptor, username: str, own: ECKey
+    phone: KeyferryClient, interceptor: FaultProxy, username: str, own: ECKey
 ) -> None:
     """A proof does not cover a body, but it names the key: at login and when the key is replaced."""
     interceptor.rewrite = with_own_key(own)
@@ -251,7 +192,7 @@ def test_a_swapped_encryption_key_is_refused(
 
 def test_what_was_encrypted_to_the_proxy_and_again_to_the_phone_is_detected(
     phone: KeyferryClient,
-    interceptor: Interceptor,
+    interceptor: FaultProxy,
     username: str,
     own: ECKey,
     monkeypatch: pytest.MonkeyPatch,
