@@ -55,19 +55,26 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The locked npm packages, installed once for each state of the lock."""
+    """The folder with the locked npm packages that the tests need."""
+    return npm_packages(NODE_PROJECT)
+
+
+def npm_packages(project: Path) -> Path:
+    """Install what a project has locked, once for each state of the lock."""
     from keyferry_cli.local.environments import exclusive
 
     needs("node")
     npm = needs("npm")
-    lock = (NODE_PROJECT / "package-lock.json").read_bytes()
+    lock = (project / "package-lock.json").read_bytes()
     folder = ROOT / ".cache" / "env" / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
     ready = folder / "ready"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_name("node.lock")):
         if not ready.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(NODE_PROJECT, folder)
+            folder.mkdir()
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(project / name, folder)
             subprocess.run([npm, "ci", "--ignore-scripts"], cwd=folder, check=True, timeout=300)
             ready.touch()
     return folder

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -197,6 +197,9 @@ def _handler(proxy: FaultProxy, http: httpx.Client) -> type[BaseHTTPRequestHandl
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             # The form of a request to a proxy (RFC 9112 §3.2.2), or that to a server.
             parts = urlsplit(self.path)
+            if parts.netloc and parts.netloc != urlsplit(proxy.issuer).netloc:
+                self.send_error(502)  # a browser's own ideas
+                return
             path = parts.path + (f"?{parts.query}" if parts.query else "")
             if proxy.site is not None and path.startswith("/-/"):
                 self.reply(proxy.site(self.command, path, body))
@@ -223,8 +226,9 @@ def _handler(proxy: FaultProxy, http: httpx.Client) -> type[BaseHTTPRequestHandl
                 if name not in _OF_THE_CONNECTION:
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(response.content)))
-            self.end_headers()
-            self.wfile.write(response.content)
+            with suppress(ConnectionError):  # whoever asked has left
+                self.end_headers()
+                self.wfile.write(response.content)
 
         def log_message(self, *_: object) -> None:
             """Nothing: what passes here are credentials."""

@@ -57,8 +57,8 @@ def phone(
 
 
 def encryption_jwk(interceptor: FaultProxy) -> dict[str, Any]:
-    """The device's public encryption key, as it was in the login that passed by."""
-    (login,) = (each for each in interceptor.requests if each.url.path.endswith("/v1/login"))
+    """The device's public encryption key, as it was in the last login that passed by."""
+    *_, login = (each for each in interceptor.requests if each.url.path.endswith("/v1/login"))
     jwk: dict[str, Any] = json.loads(login.content)["device"]["encryption_key"]
     return jwk
 
