@@ -7,7 +7,7 @@ It has seen the login, so it knows the device's public keys and every token.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -64,15 +64,22 @@ def encryption_jwk(interceptor: FaultProxy) -> dict[str, Any]:
 
 
 def forged(
-    interceptor: FaultProxy, response: httpx.Response, key: ec.EllipticCurvePrivateKey, kid: str
+    interceptor: FaultProxy,
+    key: ec.EllipticCurvePrivateKey,
+    kid: str,
+    *,
+    claims: Mapping[str, Any] | None = None,
+    jws_header: Mapping[str, Any] | None = None,
+    jwe_header: Mapping[str, Any] | None = None,
 ) -> httpx.Response:
-    """A delivery of the proxy's own making, with everything right that it can get right."""
+    """A delivery of the proxy's own making, with everything right that it can get right, and these
+    changes."""
     recipient = ECKey.import_key(encryption_jwk(interceptor))
     request = interceptor.requests[-1]
     proof = jwt.decode(request.headers["DPoP"], options={"verify_signature": False})
     token = request.headers["Authorization"].partition(" ")[2]
     access = jwt.decode(token, options={"verify_signature": False})
-    claims = {
+    right = {
         "iss": access["iss"],
         "sub": access["sub"],
         "aud": "ios",
@@ -91,11 +98,13 @@ def forged(
         },
         "refused": {},
     }
-    headers = {"typ": "keyferry-keys+jwt", "kid": kid}
-    inner = jwt.encode(claims, key, algorithm="ES256", headers=headers)
-    thumbprint = recipient.thumbprint()
-    protected = {"alg": "ECDH-ES", "enc": "A256GCM", "cty": "JWT", "kid": thumbprint}
-    text = jwe.encrypt_compact(protected, inner, recipient)
+    headers = {"typ": "keyferry-keys+jwt", "kid": kid, **(jws_header or {})}
+    headers = {name: value for name, value in headers.items() if value is not None}
+    inner = jwt.encode(right | dict(claims or {}), key, algorithm="ES256", headers=headers)
+    protected = {"alg": "ECDH-ES", "enc": "A256GCM", "cty": "JWT", "kid": recipient.thumbprint()}
+    protected |= jwe_header or {}
+    allowed = [protected["alg"], protected["enc"], "DEF"]
+    text = jwe.encrypt_compact(protected, inner, recipient, algorithms=allowed)
     return httpx.Response(200, headers={"Content-Type": "application/jose"}, text=text)
 
 
@@ -122,7 +131,7 @@ def test_its_own_delivery_is_detected(
     stack: LocalStack, phone: KeyferryClient, interceptor: FaultProxy, kid: str
 ) -> None:
     named = published_kid(stack) if kid == "published" else "no-such-key"
-    interceptor.swap = lambda response: forged(interceptor, response, new_key(), named)
+    interceptor.swap = lambda _: forged(interceptor, new_key(), named)
     with pytest.raises(TamperedDelivery):
         phone.key("maps")
     assert interceptor.swapped == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -50,6 +51,22 @@ def test_no_registry_and_no_machine_is_named(name: str) -> None:
     lock = LOCKS[name].read_text(encoding="utf-8")
     assert not re.search(r"--(extra-)?index-url|--find-links|--trusted-host|https?:|file:", lock)
     assert not re.search(r"(?<![\w.])/(home|root|tmp|opt|work|usr)/", lock)
+
+
+NPM_LOCKS = (
+    ROOT / "tests" / "env" / "node" / "package-lock.json",
+    ROOT / "docs" / "clients" / "typescript" / "package-lock.json",
+)
+
+
+@pytest.mark.parametrize("lock", NPM_LOCKS, ids=lambda path: path.parent.name)
+def test_npm_packages_have_hashes_and_no_address(lock: Path) -> None:
+    packages = json.loads(lock.read_text(encoding="utf-8"))["packages"]
+    del packages[""]  # the project itself
+    assert packages
+    for name, package in packages.items():
+        assert package["integrity"].startswith("sha512-"), name
+        assert "resolved" not in package, name
 
 
 def test_the_tests_run_with_what_ships() -> None:

@@ -17,11 +17,13 @@ from joserfc.jwk import ECKey
 
 from keyferry.users import totp
 from tests.e2e.conftest import OUR_APP, PASSWORD, SECRETS, At, Operator, PutKey
-from tests.e2e.device import new_key
+from tests.e2e.device import jwk_of, new_key
 from tests.e2e.fault_proxy import Answer, Drop, Fault, FaultProxy, Hold, Replace, Rewrite
 from tests.e2e.test_interception import forged, published_kid, with_own_key
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     from keyferry_cli.local.stack import LocalStack
 
 SCENARIOS: list[dict[str, Any]] = json.loads(
@@ -46,6 +48,9 @@ class Play:
     issuer: At
     put_key: PutKey
     proxy: FaultProxy = field(init=False)
+    own: ec.EllipticCurvePrivateKey = field(default_factory=new_key)
+    """What the proxy signs with, where the client takes the JWKS from it."""
+
     known: dict[str, Any] = field(default_factory=dict)
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -135,7 +140,12 @@ class Play:
                 return Replace(lambda _: httpx.Response(200, content=older.content))
             case "forged delivery":
                 kid = published_kid(self.stack)
-                return Replace(lambda response: self.forged(response, kid))
+                return Replace(lambda _: forged(self.proxy, new_key(), kid))
+            case "own JWKS":
+                jwk = jwk_of(self.own) | {"kid": "own", "use": "sig", "alg": "ES256"}
+                return Answer(200, json.dumps({"keys": [jwk]}), {"Cache-Control": "max-age=300"})
+            case {"delivery": dict(changes)}:
+                return Replace(lambda _: forged(self.proxy, self.own, "own", **changes))
             case "damaged delivery":
                 return Replace(_damaged)
             case "another's key":
@@ -151,9 +161,6 @@ class Play:
                 return Answer(status, json.dumps(refusal), headers)
             case _:
                 raise ValueError(fault)
-
-    def forged(self, response: httpx.Response, kid: str) -> httpx.Response:
-        return forged(self.proxy, response, new_key(), kid)
 
     # ── what others do ────────────────────────────────────────────────────────────
 

@@ -129,9 +129,10 @@ _STEPS: dict[str, Callable[..., Any]] = {
     "key": lambda apps, app, name: apps.client(app).key(name).value,
     "replace_encryption_key": PythonApps.replace_encryption_key,
     "proxy": PythonApps.proxy_request,
-    "sessions": lambda apps, app: [
+    # Sorted: which of two that began in one second is the older one is nobody's to say.
+    "sessions": lambda apps, app: sorted(
         [session.device, session.current] for session in apps.client(app).sessions()
-    ],
+    ),
     "end_other_sessions": lambda apps, app: apps.client(app).end_other_sessions(),
     "logout": lambda apps, app: apps.client(app).logout(),
     "together": PythonApps.together,

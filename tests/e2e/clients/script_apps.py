@@ -10,6 +10,7 @@ import json
 import mimetypes
 import os
 import queue
+import re
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -30,14 +31,20 @@ CLIENT = ROOT / "docs" / "clients" / "typescript"
 APPS = Path(__file__).with_name("typescript_apps")
 
 _POLL_SECONDS = 5.0
-_STEP_SECONDS = 90.0
+_STEP_SECONDS = 60.0
 
 
 def build(modules: Path, folder: Path) -> Path:
-    """Compile client and apps, strictly, in ``folder``: the client as the package that its users get."""
+    """Compile client, apps and the examples of its README, strictly, in ``folder``: the client as the
+    package that its users get."""
     package = folder / "keyferry-client"
     shutil.copytree(CLIENT, package, ignore=shutil.ignore_patterns("node_modules", "dist"))
-    shutil.copytree(APPS, folder / "source")
+    source = shutil.copytree(APPS, folder / "source")
+    readme = (CLIENT / "README.md").read_text(encoding="utf-8")
+    for number, example in enumerate(
+        re.findall(r"^```ts\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    ):
+        (source / f"readme_{number}.ts").write_text(example, encoding="utf-8")
     (folder / "package.json").write_text('{"type": "module"}')
     linked = folder / "node_modules"
     linked.mkdir()
@@ -45,7 +52,7 @@ def build(modules: Path, folder: Path) -> Path:
         (linked / name).symlink_to(modules / "node_modules" / name)
     (linked / "keyferry-client").symlink_to(package)
     compiler = modules / "node_modules" / ".bin" / "tsc"
-    for project in (package, folder / "source"):
+    for project in (package, source):
         done = subprocess.run(
             [compiler, "--project", project],
             capture_output=True,

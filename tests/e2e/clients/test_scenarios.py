@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 scenarios = pytest.mark.parametrize("scenario", SCENARIOS, ids=[each["name"] for each in SCENARIOS])
 
 
+ABOUT_KEYS = {
+    "login and keys",
+    "a provider's ID token",
+    "a clock three days ahead",
+    "an altered delivery",
+    "deliveries that are signed and wrong",
+    "another encryption key",
+}
+"""Scenarios in which the client's two keys are all that makes a difference."""
+
+
 @pytest.fixture(scope="module")
 def proxy(stack: LocalStack) -> Iterator[FaultProxy]:
     with FaultProxy.start(stack.api_url) as started:
@@ -52,13 +63,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(npm_packages(CLIENT), tmp_path_factory.mktemp("typescript"))
 
 
-@pytest.fixture(scope="module", params=["webcrypto", "native"])
-def node(
-    stack: LocalStack, built: Path, request: pytest.FixtureRequest
-) -> Iterator[tuple[ScriptApps, FaultProxy]]:
+@pytest.fixture(scope="module")
+def node(stack: LocalStack, built: Path) -> Iterator[tuple[ScriptApps, FaultProxy]]:
     with (
         FaultProxy.start(stack.api_url) as proxy,
-        ScriptApps.on_node(built, proxy, request.param) as apps,
+        ScriptApps.on_node(built, proxy, "webcrypto") as apps,
     ):
         yield apps, proxy
 
@@ -68,6 +77,24 @@ def test_typescript_on_node(
     play: Play, node: tuple[ScriptApps, FaultProxy], scenario: dict[str, Any]
 ) -> None:
     play.scenario(*node, scenario)
+
+
+@pytest.fixture(scope="module")
+def native(stack: LocalStack, built: Path) -> Iterator[tuple[ScriptApps, FaultProxy]]:
+    with (
+        FaultProxy.start(stack.api_url) as proxy,
+        ScriptApps.on_node(built, proxy, "native") as apps,
+    ):
+        yield apps, proxy
+
+
+@pytest.mark.parametrize("name", sorted(ABOUT_KEYS))
+def test_typescript_with_keys_of_a_native_module(
+    play: Play, native: tuple[ScriptApps, FaultProxy], name: str
+) -> None:
+    """On Node, with the module's calls in software. The rest is what `test_typescript_on_node` runs."""
+    (scenario,) = (each for each in SCENARIOS if each["name"] == name)
+    play.scenario(*native, scenario)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 /** Authorization server metadata (RFC 8414) and the server's public signing keys (RFC 7517), both cached. */
-import { compactVerify, createLocalJWKSet, errors, type CompactVerifyResult } from "jose";
+import { compactVerify, createLocalJWKSet, decodeProtectedHeader, errors, type CompactVerifyResult } from "jose";
 
 import type { Reply } from "./connection.js";
 import { Retryable, TamperedDelivery } from "./errors.js";
@@ -13,6 +13,7 @@ export interface Metadata {
 
 type JwkSet = ReturnType<typeof createLocalJWKSet>;
 
+const ALG = "ES256";
 const DEFAULT_MAX_AGE = 300;
 
 /** Answers two questions: where are the endpoints, and did this server sign that? */
@@ -59,30 +60,30 @@ export class Discovery {
    * fetched again when they are old or the JWT names another one: the server rotates them.
    */
   async verify(token: string, typ: string): Promise<JsonObject> {
-    let verified: CompactVerifyResult;
     try {
-      verified = await this.verifySignature(token);
-    } catch (cause) {
-      if (!(cause instanceof errors.JOSEError)) {
-        throw cause;
+      const { alg, kid, typ: type, crit } = decodeProtectedHeader(token);
+      // RFC 8725 §3.1 and §3.11: algorithm and type are pinned, so that no token passes for another kind.
+      if (alg !== ALG || type !== typ || typeof kid !== "string" || crit !== undefined) {
+        throw new TamperedDelivery(`not an ${ALG} ${typ}`);
       }
-      throw new TamperedDelivery("the signature does not hold", { cause });
+      const { payload } = await this.verifySignature(token);
+      const claims = jsonObject(new TextDecoder().decode(payload));
+      if (claims === undefined) {
+        throw new TamperedDelivery("not a JWT");
+      }
+      return claims;
+    } catch (cause) {
+      // jose throws a TypeError for what is no JWS at all, and its own errors for the rest.
+      if (cause instanceof errors.JOSEError || cause instanceof TypeError) {
+        throw new TamperedDelivery("the signature does not hold", { cause });
+      }
+      throw cause;
     }
-    const { protectedHeader, payload } = verified;
-    // RFC 8725 §3.11: no token passes for another kind.
-    if (protectedHeader.typ !== typ || protectedHeader.kid === undefined || "crit" in protectedHeader) {
-      throw new TamperedDelivery(`not a ${typ} of this server`);
-    }
-    const claims = jsonObject(new TextDecoder().decode(payload));
-    if (claims === undefined) {
-      throw new TamperedDelivery("not a JWT");
-    }
-    return claims;
   }
 
   private async verifySignature(token: string): Promise<CompactVerifyResult> {
-    // RFC 8725 §3.1: the algorithm is pinned. Nothing asks the clock of this device, which may be days off.
-    const options = { algorithms: ["ES256"] };
+    // Nothing here asks the clock of this device, which may be days off.
+    const options = { algorithms: [ALG] };
     const kept = this.jwks;
     if (kept !== undefined && Date.now() < kept.expiresAt) {
       try {

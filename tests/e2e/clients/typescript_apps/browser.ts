@@ -45,5 +45,6 @@ await serve(location.origin, {
   },
   // The API has no CORS: it is for mobile apps. Here the page and the API have one origin.
   fetch: () => async (url, init) => fetch(url, init),
-  restart: () => location.reload(),
+  // Never done: this page is to ask for nothing more, and the next one begins anew.
+  restart: async () => new Promise(() => location.reload()),
 });

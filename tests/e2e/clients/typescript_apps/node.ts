@@ -52,5 +52,5 @@ await serve(test, {
   },
   // To the test's proxy, whatever the URL says. The proof is about the URL.
   fetch: (issuer) => async (url, init) => fetch(url.replace(new URL(issuer).origin, test), init),
-  restart: () => undefined,
+  restart: async () => undefined,
 });

@@ -36,7 +36,7 @@ export interface Phone {
 export interface Platform {
   phone(device: string): Promise<Phone>;
   fetch(issuer: string): Fetch;
-  restart(): void;
+  restart(): Promise<void>;
 }
 
 interface Command {
@@ -85,7 +85,7 @@ export async function serve(test: string, platform: Platform): Promise<void> {
     const outcome = await steps.run(command);
     await fetch(`${test}/-/done`, { method: "POST", body: JSON.stringify(outcome) });
     if (command.do === "restart") {
-      platform.restart();
+      await platform.restart();
     }
   }
 }
@@ -183,7 +183,8 @@ class Steps {
         return [answer.status, new TextDecoder().decode(answer.body)];
       }
       case "sessions":
-        return (await client.sessions()).map((each) => [each.device, each.current]);
+        // Sorted: which of two that began in one second is the older one is nobody's to say.
+        return (await client.sessions()).map((each) => [each.device, each.current]).sort();
       case "end_other_sessions":
         return client.endOtherSessions();
       case "logout":
