@@ -10,7 +10,6 @@ import json
 import mimetypes
 import os
 import queue
-import re
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tests.conftest import ROOT, needs
+from tests.prose import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,26 +39,21 @@ def build(modules: Path, folder: Path) -> Path:
     package that its users get."""
     package = folder / "keyferry-client"
     shutil.copytree(CLIENT, package, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    (package / "node_modules").symlink_to(modules / "node_modules")
     source = shutil.copytree(APPS, folder / "source")
-    readme = (CLIENT / "README.md").read_text(encoding="utf-8")
-    for number, example in enumerate(
-        re.findall(r"^```ts\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    ):
-        (source / f"readme_{number}.ts").write_text(example, encoding="utf-8")
+    for block in blocks(CLIENT / "README.md"):
+        if block.language == "ts":
+            (source / f"readme_{block.line}.ts").write_text(block.text, encoding="utf-8")
     (folder / "package.json").write_text('{"type": "module"}')
-    linked = folder / "node_modules"
-    linked.mkdir()
-    for name in ("dpop", "jose"):
-        (linked / name).symlink_to(modules / "node_modules" / name)
-    (linked / "keyferry-client").symlink_to(package)
-    compiler = modules / "node_modules" / ".bin" / "tsc"
-    for project in (package, source):
+    (folder / "node_modules").mkdir()
+    (folder / "node_modules" / "keyferry-client").symlink_to(package)
+    compiler = package / "node_modules" / ".bin" / "tsc"
+    for command, at in (
+        ([needs("npm"), "run", "build"], package),
+        ([compiler], source),
+    ):
         done = subprocess.run(
-            [compiler, "--project", project],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+            command, cwd=at, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
     shutil.copy(APPS / "page.html", folder)

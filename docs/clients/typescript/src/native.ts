@@ -2,7 +2,7 @@
  * Keys in the Secure Enclave or the Android Keystore, for React Native.
  *
  * A native module of the app implements `NativeKeys`; what it takes on each platform is in
- * ../python/README.md. The rest is here. It needs `crypto.subtle` for SHA-256 and AES-GCM, and jose needs it to
+ * docs/mobile. The rest is here. It needs `crypto.subtle` for SHA-256 and AES-GCM, and jose needs it to
  * verify signatures: in React Native, install `react-native-quick-crypto` before this is loaded. The
  * tests run this file on Node, with `NativeKeys` in software. It was NOT run on a phone.
  */
