@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from keyferry import __version__, outgoing
 from keyferry.errors import RequestRefused
@@ -230,7 +230,9 @@ def _check_query(query: Sequence[tuple[str, str]], upstream: Upstream) -> None:
         raise _refused("query", "The query is too long, or not a query.")
     if upstream.inject is Inject.QUERY:
         own = _letters(upstream.parameter)
-        if any(own in _readings(name) for name, _ in query):
+        # A server that decodes twice reads the second.
+        names = {reading for name, _ in query for reading in (name, unquote(name))}
+        if any(own in _readings(name) for name in names):
             raise _refused("query parameter", "The query has the parameter that the key goes into.")
 
 
