@@ -211,6 +211,9 @@ class TestPath:
             ),
             *("/v1beta/x HTTP/1.1\r\nHost: evil", "/v1beta/%7f", "/v1beta/%c2%85", "/v1beta/ü"),
             *("/v1beta/%ef%bc%8e%ef%bc%8e/v2", "/v1beta/..%ef%bc%8fv2", "/v1beta/%e2%80%a5/v2"),
+            # What Windows takes for slashes in some code page
+            *("/v1beta/..%e2%81%84v2", "/v1beta/..%e2%88%95v2", "/v1beta/..%e2%88%96v2"),
+            *("/v1beta/..%c2%a5v2", "/v1beta/..%e2%82%a9v2", "/v1beta/a%e2%a7%b8b"),
             *("/v1beta/%e2%80%ae", "/v1beta/%ef%bb%bf", "/v1beta/.. /v2", "/v1beta/..%20/v2"),
             *("/v1beta/.../x", "/v1beta/%", "/v1beta/%4", "/v1beta/%zz", "/v1beta/%u002e"),
             *("https://evil.example/v1beta/", "@evil.example/v1beta/", ".evil.example/v1beta/"),

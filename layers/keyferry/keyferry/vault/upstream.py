@@ -48,7 +48,11 @@ _PRIVATE_SUFFIXES: Final = frozenset(
 )
 
 _PATH: Final = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,=:@/-]|%[0-9A-Fa-f]{2})*")
-_NOT_IN_A_PATH: Final = frozenset("\\;%?#")
+_NOT_IN_A_PATH: Final = frozenset(
+    # Behind the ASCII, what NFKC leaves alone and some Windows code page takes for a slash or a
+    # backslash: fraction and division slash, set minus, big solidus and its reverse, yen, won.
+    "\\;%?#\u2044\u2215\u2216\u29f8\u29f9\u00a5\u20a9"
+)
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
