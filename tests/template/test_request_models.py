@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from keyferry.login.request import LoginRequest
 from keyferry.proxy.proxy import ProxyRequest
 from keyferry.sessions.management import EncryptionKeyRequest, RevocationRequest
-from keyferry.sessions.refresh import RefreshRequest
 from keyferry.users.accounts import PasswordRequest, RedeemRequest, RegisterRequest
 from keyferry.users.enrolment import CodeRequest
+from tests.body_models import LoginRequest, RefreshRequest
 
 BODIES: dict[str, type[BaseModel]] = {
     "POST /v1/login": LoginRequest,

@@ -189,8 +189,10 @@ def test_a_request_is_botocores(
         name.lower(): value.decode() if isinstance(value, bytes) else value
         for name, value in expected.headers.items()
     }
-    # Of its own, which are not signed: how often it has tried, and an id for that.
+    # Of its own, which are not signed: how often it has tried, an id for that, and what Powertools
+    # adds to its name.
     unsigned = {"content-length", "amz-sdk-invocation-id", "amz-sdk-request", "authorization"}
+    theirs_by_name["user-agent"] = theirs_by_name["user-agent"].partition(" PT/")[0]
     ours_by_name = {name.lower(): value for name, value in headers.items()}
     for name in theirs_by_name.keys() - unsigned:
         if name != "x-amz-account-id-endpoint-mode":

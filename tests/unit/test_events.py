@@ -133,9 +133,8 @@ def test_the_functions_of_the_api_can_read_theirs(path: Path) -> None:
 @pytest.mark.parametrize("path", of("refresh"))
 def test_the_body_of_a_refresh(path: Path) -> None:
     fields = Request.from_event(read(path), invocation_id="i").fields(FORM, JSON)
-    assert re.fullmatch(
-        r"kfr_[A-Za-z0-9_-]{124}", RefreshRequest.model_validate(fields).refresh_token
-    )
+    token = RefreshRequest.from_members(fields).refresh_token
+    assert re.fullmatch(r"kfr_[A-Za-z0-9_-]{124}", token)
 
 
 @pytest.mark.parametrize("path", of("login"))
@@ -143,7 +142,7 @@ def test_the_body_of_a_login(path: Path) -> None:
     from keyferry.login.request import LoginRequest
 
     fields = Request.from_event(read(path), invocation_id="i").fields(JSON)
-    assert LoginRequest.model_validate(fields).device.platform == "ios"
+    assert LoginRequest.from_members(fields).device.platform == "ios"
 
 
 @pytest.mark.parametrize(

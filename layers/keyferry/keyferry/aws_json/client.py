@@ -80,7 +80,7 @@ class JsonClient:
     """What goes before the operation in ``X-Amz-Target``."""
     content_type: ClassVar[str]
     binary: ClassVar[frozenset[str]] = frozenset()
-    """Members of an answer that are base64, beside attribute values."""
+    """Members of an answer that are base64."""
 
     endpoint: Endpoint
     region: str
@@ -91,9 +91,11 @@ class JsonClient:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     _signer: Signer = field(init=False)
+    _decoder: json.JSONDecoder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._signer = Signer(self.service, self.region)
+        self._decoder = json.JSONDecoder(object_hook=self._decoded)
 
     @classmethod
     def from_environ(
@@ -117,7 +119,7 @@ class JsonClient:
 
     def call(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Raise `ServiceError`, `NoAnswer`, or `NoCredentials`."""
-        body = json.dumps(request, default=_base64, separators=(",", ":")).encode("ascii")
+        body = _ENCODER.encode(request).encode("ascii")
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._attempt(operation, body)
@@ -145,7 +147,7 @@ class JsonClient:
         if answer.status != 200:
             self._refused(operation, answer)
         try:
-            document = json.loads(answer.body, object_hook=self._decoded)
+            document = self._decoder.decode(answer.body.decode("utf-8"))
         except ValueError:  # of json, and of base64
             raise NoAnswer("not JSON") from None
         if not isinstance(document, dict):
@@ -154,7 +156,7 @@ class JsonClient:
 
     def _refused(self, operation: str, answer: Answer) -> NoReturn:
         try:
-            members = json.loads(answer.body, object_hook=self._decoded)
+            members = self._decoder.decode(answer.body.decode("utf-8"))
         except ValueError:  # from something before the service, as a rule
             members = None
         if not isinstance(members, dict):
@@ -171,17 +173,9 @@ class JsonClient:
         )
 
     def _decoded(self, members: dict[str, Any]) -> dict[str, Any]:
-        """An attribute value that is binary has one member, B or BS. Nothing else has a text or a
-        list of texts under these names: an attribute called B holds a value in its turn, and a
-        table's name is longer."""
-        if len(members) == 1:
-            if isinstance(text := members.get("B"), str):
-                return {"B": _octets(text)}
-            if isinstance(texts := members.get("BS"), list):
-                return {"BS": [_octets(each) for each in texts]}
-        if self.binary:
-            for name in self.binary & members.keys():
-                members[name] = _octets(members[name])
+        """``members`` with bytes where its members are base64."""
+        for name in self.binary & members.keys():
+            members[name] = _octets(members[name])
         return members
 
     def _back_off(self, attempt: int) -> float:
@@ -197,6 +191,17 @@ class DynamoDb(JsonClient):
     service = "dynamodb"
     target = "DynamoDB_20120810"
     content_type = "application/x-amz-json-1.0"
+
+    def _decoded(self, members: dict[str, Any]) -> dict[str, Any]:
+        """An attribute value that is binary has one member, B or BS. Nothing else has a text or a
+        list of texts under these names: an attribute called B holds a value in its turn, and a
+        table's name is longer."""
+        if "B" in members:
+            if isinstance(text := members["B"], str) and len(members) == 1:
+                return {"B": _octets(text)}
+        elif "BS" in members and isinstance(texts := members["BS"], list) and len(members) == 1:
+            return {"BS": [_octets(each) for each in texts]}
+        return members
 
     def get_item(self, **request: Any) -> dict[str, Any]:
         return self.call("GetItem", request)
@@ -241,6 +246,10 @@ def _base64(value: object) -> str:
         # Not the value: it may be a secret.
         raise TypeError(f"a request has no {type(value).__name__}")
     return base64.b64encode(value).decode("ascii")
+
+
+# Once: `json.dumps` would make one for every request.
+_ENCODER: Final = json.JSONEncoder(default=_base64, separators=(",", ":"))
 
 
 def _octets(text: str) -> bytes:

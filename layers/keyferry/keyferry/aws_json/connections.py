@@ -7,6 +7,7 @@ status, header fields, and a body whose length is given once. Anything else is n
 
 from __future__ import annotations
 
+import functools
 import select
 import socket
 import ssl
@@ -83,8 +84,7 @@ class Connections:
     @classmethod
     def to(cls, endpoint: Endpoint, *, ca_bundle: str | None = None) -> Connections:
         """``ca_bundle`` names a file of certificate authorities to trust instead of the system's."""
-        context = ssl.create_default_context(cafile=ca_bundle) if endpoint.secure else None
-        return cls(endpoint, context)
+        return cls(endpoint, _trusting(ca_bundle) if endpoint.secure else None)
 
     def exchange(self, headers: Mapping[str, str], body: bytes) -> Answer:
         """POST ``body``. Raise `NoAnswer`.
@@ -152,6 +152,12 @@ class Connections:
         else:
             peer.close()
         return answer
+
+
+@functools.cache
+def _trusting(ca_bundle: str | None) -> ssl.SSLContext:
+    """One for all endpoints: to read the certificate authorities takes tens of milliseconds."""
+    return ssl.create_default_context(cafile=ca_bundle)
 
 
 def _exchange(peer: socket.socket, request: bytes) -> tuple[Answer, bool]:

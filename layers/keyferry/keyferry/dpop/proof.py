@@ -126,6 +126,8 @@ def _is_hash_of(ath: object, access_token: str) -> bool:
 def _same_target(htu: str, url: str) -> bool:
     """Whether two URLs name one resource: query and fragment ignored (RFC 9449 §4.3 check 9),
     scheme, host and default port normalised (RFC 3986 §6.2)."""
+    if htu == url and url.isprintable():
+        return True
     try:
         return _target(htu) == _target(url)
     except ValueError:

@@ -13,6 +13,8 @@ from keyferry.errors import ERRORS, RequestRefused, Unavailable
 NO_STORE: Final[Mapping[str, str]] = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """RFC 6749 §5.1; on every response, errors included, unless it is public by design."""
 
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
+
 DPOP_ALGS: Final = "ES256 EdDSA"
 
 
@@ -40,7 +42,7 @@ class Response:
 
 def of_json(members: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> Response:
     """200 exactly: RFC 6749 §5.1 has no other success."""
-    return Response(200, json.dumps(members, separators=(",", ":")), headers=headers or {})
+    return Response(200, _JSON.encode(members), headers=headers or {})
 
 
 def of_refusal(refused: RequestRefused, *, request_id: str, protected: bool) -> Response:

@@ -15,7 +15,6 @@ host) and `MAX_BYTES`; and however callers behave, they cause few fetches in one
 
 from __future__ import annotations
 
-import http.client
 import re
 import socket
 import threading
@@ -23,16 +22,19 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from keyferry import __version__, clock, outgoing
+from keyferry import __version__, clock
 from keyferry.edge.telemetry import logger
 from keyferry.errors import Unavailable
 from keyferry.jose.rfc7517_jwk import EcJwk, Ed25519Jwk, RsaJwk
 from keyferry.jose.strict_json import loads_object
+
+if TYPE_CHECKING:
+    import http.client
 
 CONNECT_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
@@ -92,6 +94,8 @@ class _Held:
 def fetch(uri: str) -> Fetched:
     """Ask an issuer for its keys. Raise `OSError`, `http.client.HTTPException` or `ValueError` for
     anything but a sound answer from exactly there; a redirect is not followed."""
+    from keyferry import outgoing  # and http.client, which most cold starts have no use for
+
     parts = checked_uri(uri)
     secure = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or outgoing.DEFAULT_PORTS[secure]
@@ -193,10 +197,12 @@ class Jwks:
         return not known and not held.tried_within(UNKNOWN_KEY_SECONDS, now)
 
     def _refresh(self, uri: str, held: _Held, now: int) -> None:
+        from http.client import HTTPException  # as in `fetch`
+
         held.tried_at = now
         try:
             fetched = self.fetch(uri)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             held.failed = True
             # The type alone: a message can quote what the server sent.
             logger.warning("jwks", extra={"outcome": "failed", "error": type(error).__name__})
@@ -207,6 +213,8 @@ class Jwks:
 
 
 def _body(response: http.client.HTTPResponse) -> bytes:
+    from keyferry import outgoing
+
     if response.status != 200:
         raise ValueError("status")
     media_type = (response.getheader("Content-Type") or "").partition(";")[0].strip().lower()

@@ -24,6 +24,7 @@ from keyferry.jose.strict_json import loads_object
 
 _SHA256: Final = ec.ECDSA(hashes.SHA256())
 _INTEGER_BYTES: Final = 32
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +91,4 @@ def sign_es256(
 
 
 def _segment(value: Mapping[str, Any]) -> str:
-    return base64url.encode(json.dumps(value, separators=(",", ":")).encode("utf-8"))
+    return base64url.encode(_JSON.encode(value).encode("utf-8"))

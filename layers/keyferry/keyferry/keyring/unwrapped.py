@@ -45,6 +45,9 @@ class UnwrappedKeyring:
     _keyring: Keyring | None = None
     _read_at: int = 0
     _clients: Mapping[str, str] = field(default_factory=dict)
+    _found: dict[tuple[Purpose | Standing, ...], tuple[WrappedKey, ...]] = field(
+        default_factory=dict
+    )
     _plain: dict[str, bytes] = field(default_factory=dict, repr=False)
     _private: dict[str, ec.EllipticCurvePrivateKey] = field(default_factory=dict, repr=False)
     _public: dict[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
@@ -81,6 +84,7 @@ class UnwrappedKeyring:
             return
         self._keyring = keyring
         self._clients = keyring.clients.known()
+        self._found = {}
         kept = {key.kid for key in keyring.keys}
         for cache in (self._plain, self._private, self._public):
             for kid in cache.keys() - kept:
@@ -97,7 +101,7 @@ class UnwrappedKeyring:
 
     def signing_key(self) -> tuple[str, ec.EllipticCurvePrivateKey]:
         """The ``kid`` and the private key to sign with now."""
-        (current,) = self._held.of(Purpose.TOKEN_SIGNING, Standing.CURRENT)
+        (current,) = self._of(Purpose.TOKEN_SIGNING, Standing.CURRENT)
         if current.kid not in self._private:
             key = load_der_private_key(self._unwrap(current), password=None)
             if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -107,24 +111,24 @@ class UnwrappedKeyring:
 
     def verification_keys(self) -> Mapping[str, ec.EllipticCurvePublicKey]:
         """The public keys by ``kid`` that a token of ours may be signed with."""
-        for key in self._held.of(Purpose.TOKEN_SIGNING):
+        for key in self._of(Purpose.TOKEN_SIGNING):
             if key.kid not in self._public and key.public is not None:
                 self._public[key.kid] = key.public.key()
         return self._public
 
     def refresh_mac_key(self, kid: str) -> bytes | None:
         """The refresh-token MAC key called ``kid``, or None; an unknown ``kid`` costs no call."""
-        for key in self._held.of(Purpose.REFRESH_MAC):
+        for key in self._of(Purpose.REFRESH_MAC):
             if key.kid == kid:
                 return self._secret(key)
         return None
 
     def current_refresh_kid(self) -> str:
-        (current,) = self._held.of(Purpose.REFRESH_MAC, Standing.CURRENT)
+        (current,) = self._of(Purpose.REFRESH_MAC, Standing.CURRENT)
         return current.kid
 
     def dpop_nonce(self) -> str:
-        (current,) = self._held.of(Purpose.DPOP_NONCE, Standing.CURRENT)
+        (current,) = self._of(Purpose.DPOP_NONCE, Standing.CURRENT)
         return nonce.issue(self._secret(current), self.now())
 
     def dpop_nonce_time(self, presented: str) -> int | None:
@@ -134,11 +138,18 @@ class UnwrappedKeyring:
         # current one, once in a function's life.
         now = self.now()
         for standing in (Standing.CURRENT, Standing.PREVIOUS, Standing.NEXT):
-            for key in self._held.of(Purpose.DPOP_NONCE, standing):
+            for key in self._of(Purpose.DPOP_NONCE, standing):
                 issued_at = nonce.time_of_issue(self._secret(key), presented, now)
                 if issued_at is not None:
                     return issued_at
         return None
+
+    def _of(self, purpose: Purpose, *standings: Standing) -> tuple[WrappedKey, ...]:
+        """As `Keyring.of`, looked for once in the life of a keyring."""
+        found = self._found.get((purpose, *standings))
+        if found is None:
+            found = self._found[purpose, *standings] = self._held.of(purpose, *standings)
+        return found
 
     @property
     def _held(self) -> Keyring:

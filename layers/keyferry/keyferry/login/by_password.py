@@ -87,7 +87,7 @@ class PasswordLogin:
         if body.username is None or body.password is None:
             raise RequestRefused("invalid_request", "neither password nor auth session")
         try:
-            password = Typed.read(body.password.get_secret_value())
+            password = Typed.read(body.password)
             return Claim(canonical_username(body.username), password, None)
         except ValueError:
             raise RequestRefused("invalid_request", "user name or password: form") from None

@@ -118,7 +118,7 @@ class ProviderLogin:
         except ValueError:
             raise refused("invitation") from None
         found, now = self.invitations.find(username), self.now()
-        if found is None or not found.is_opened_by(invitation.code.get_secret_value(), now):
+        if found is None or not found.is_opened_by(invitation.code, now):
             raise refused("invitation")
         user = User.new(found.username, found.roles, now=now, random=self.random)
         return user, {

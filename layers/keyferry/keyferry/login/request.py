@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Self
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    StringConstraints,
-    ValidationError,
-    model_validator,
+from keyferry.edge.fields import (
+    Malformed,
+    object_,
+    optional_object,
+    optional_text,
+    require_known,
+    text,
 )
-
 from keyferry.edge.request import JSON, Request
 from keyferry.errors import RequestRefused
 from keyferry.federation.id_token import MAX_LENGTH as MAX_ID_TOKEN_LENGTH
@@ -21,50 +22,84 @@ from keyferry.users.invitation import MAX_CODE_LENGTH
 from keyferry.users.model import MAX_USERNAME_LENGTH
 from keyferry.users.passwords import MAX_PASSWORD_BYTES
 
-_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
-ShortText = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-
-
-class DeviceRequest(BaseModel):
-    model_config = _STRICT
-
-    name: ShortText
-    platform: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-    app_version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,64}$")]
-    encryption_key: dict[str, Any]
+_PLATFORM: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_APP_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
 
 
-class InvitationRequest(BaseModel):
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    name: str
+    platform: str
+    app_version: str
+    encryption_key: Mapping[str, Any]
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any], *, at: str) -> Self:
+        require_known(members, ("name", "platform", "app_version", "encryption_key"), at=at)
+        return cls(
+            name=text(members, "name", least=1, most=128, at=at),
+            platform=text(members, "platform", form=_PLATFORM, at=at),
+            app_version=text(members, "app_version", form=_APP_VERSION, at=at),
+            encryption_key=object_(members, "encryption_key", at=at),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationRequest:
     """What the operator gave to somebody who is to become a user."""
 
-    model_config = _STRICT
+    username: str
+    code: str = field(repr=False)
 
-    username: Annotated[str, StringConstraints(min_length=1, max_length=MAX_USERNAME_LENGTH)]
-    code: Annotated[SecretStr, Field(min_length=1, max_length=MAX_CODE_LENGTH)]
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any], *, at: str) -> Self:
+        require_known(members, ("username", "code"), at=at)
+        return cls(
+            username=text(members, "username", least=1, most=MAX_USERNAME_LENGTH, at=at),
+            code=text(members, "code", least=1, most=MAX_CODE_LENGTH, at=at),
+        )
 
 
-class LoginRequest(BaseModel):
+@dataclass(frozen=True, slots=True)
+class LoginRequest:
     """One of three ways in, each with or without a code (``otp``): user name and password; the
     ``auth_session`` that ``mfa_required`` gave; an ``id_token`` of a configured provider, which may
     come with an ``invitation`` the first time."""
 
-    model_config = _STRICT
-
-    username: (
-        Annotated[str, StringConstraints(min_length=1, max_length=MAX_USERNAME_LENGTH)] | None
-    ) = None
-    password: Annotated[SecretStr, Field(min_length=1, max_length=MAX_PASSWORD_BYTES)] | None = None
-    auth_session: Annotated[str | None, Field(max_length=2048, repr=False)] = None
-    provider: Annotated[str | None, Field(max_length=64)] = None
-    id_token: Annotated[str | None, Field(max_length=MAX_ID_TOKEN_LENGTH, repr=False)] = None
-    nonce: Annotated[str | None, Field(max_length=256, repr=False)] = None
-    invitation: InvitationRequest | None = None
-    otp: Annotated[str, StringConstraints(min_length=6, max_length=32)] | None = None
+    username: str | None
+    password: str | None = field(repr=False)
+    auth_session: str | None = field(repr=False)
+    provider: str | None
+    id_token: str | None = field(repr=False)
+    nonce: str | None = field(repr=False)
+    invitation: InvitationRequest | None
+    otp: str | None = field(repr=False)
     device: DeviceRequest
 
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Self:
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any]) -> Self:
+        """Raise `Malformed`."""
+        require_known(members, cls.__slots__)
+        invitation = optional_object(members, "invitation")
+        body = cls(
+            username=optional_text(members, "username", least=1, most=MAX_USERNAME_LENGTH),
+            password=optional_text(members, "password", least=1, most=MAX_PASSWORD_BYTES),
+            auth_session=optional_text(members, "auth_session", most=2048),
+            provider=optional_text(members, "provider", most=64),
+            id_token=optional_text(members, "id_token", most=MAX_ID_TOKEN_LENGTH),
+            nonce=optional_text(members, "nonce", most=256),
+            invitation=(
+                InvitationRequest.from_members(invitation, at="invitation.")
+                if invitation is not None
+                else None
+            ),
+            otp=optional_text(members, "otp", least=6, most=32),
+            device=DeviceRequest.from_members(object_(members, "device"), at="device."),
+        )
+        body._require_one_way_in()
+        return body
+
+    def _require_one_way_in(self) -> None:
         pairs = (
             (self.username, self.password),
             (self.auth_session, self.otp if self.auth_session is not None else None),
@@ -73,24 +108,20 @@ class LoginRequest(BaseModel):
         whole = sum(None not in pair for pair in pairs)
         parts = sum(pair != (None, None) for pair in pairs)
         if whole != 1 or parts != 1:
-            raise ValueError("one way in, and all of it")
-        if self.nonce is not None and self.id_token is None:
-            raise ValueError("a nonce goes with an id_token")
-        if self.invitation is not None and self.id_token is None:
-            raise ValueError("an invitation goes with an id_token, or to its own route")
-        return self
+            raise Malformed("")  # one way in, and all of it
+        # A nonce goes with an ID token, and so does an invitation, or it goes to its own route.
+        if self.id_token is None and (self.nonce, self.invitation) != (None, None):
+            raise Malformed("")
 
 
 def read(request: Request) -> LoginRequest:
     """Raise `RequestRefused` (``invalid_request``), saying where the body is wrong and never what
     it says there."""
-    fields = request.fields(JSON)
     try:
-        return LoginRequest.model_validate(fields)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        return LoginRequest.from_members(request.fields(JSON))
+    except Malformed as error:
         raise RequestRefused(
-            "invalid_request", "body is not a login request", description=_at(where)
+            "invalid_request", "body is not a login request", description=_at(error.where)
         ) from None
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Self
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any, Final, Self
 
 from keyferry import aws, clock
 from keyferry.config import TokenPolicy
 from keyferry.edge import authentication
+from keyferry.edge.fields import Malformed, optional_text, require_known, text
 from keyferry.edge.request import FORM, JSON, Request
 from keyferry.edge.response import Response
 from keyferry.edge.telemetry import Metric, count, logger
@@ -42,14 +41,23 @@ _COUNTED: Final[Mapping[Outcome, Metric]] = MappingProxyType(
 )
 
 
-class RefreshRequest(BaseModel):
+@dataclass(frozen=True, slots=True)
+class RefreshRequest:
     """The body of ``POST /v1/token``, form or JSON."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
     grant_type: str
-    refresh_token: str = Field(repr=False)
-    client_id: str | None = None
+    refresh_token: str = field(repr=False)
+    client_id: str | None
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any]) -> Self:
+        """Raise `Malformed`."""
+        require_known(members, cls.__slots__)
+        return cls(
+            grant_type=text(members, "grant_type"),
+            refresh_token=text(members, "refresh_token"),
+            client_id=optional_text(members, "client_id"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,6 @@ def _form(request: Request) -> RefreshRequest:
     if "grant_type" in fields and fields["grant_type"] != "refresh_token":
         raise RequestRefused("unsupported_grant_type", "grant_type")
     try:
-        return RefreshRequest.model_validate(fields)
-    except ValidationError:
+        return RefreshRequest.from_members(fields)
+    except Malformed:
         raise RequestRefused("invalid_request", "body is not a refresh request") from None

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from keyferry.errors import RequestRefused
@@ -59,7 +59,7 @@ class RefreshToken:
         return hashlib.sha256(b"keyferry session secret" + self.secret).digest()
 
     def successor(self, *, generation: int, kid: str) -> Self:
-        return replace(self, generation=generation, kid=kid)
+        return type(self)(kid, self.sub, self.sid, generation, self.secret)
 
     def encode(self, mac_key: bytes) -> str:
         message = (
