@@ -8,13 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from keyferry_cli.local.environments import ROOT, environment_program, exclusive, make_environments
+from tests.bench import layer_weight
 
 pytestmark = pytest.mark.xdist_group("artifacts")
 
@@ -24,6 +26,7 @@ FUNCTIONS = {
     "DeliverKeyFunction": "deliver_key",
     "ProxyFunction": "proxy",
     "SessionsFunction": "sessions",
+    "MfaFunction": "mfa",
     "AccountFunction": "account",
     "AuthorizerFunction": "authorizer",
     "DiscoveryFunction": "discovery",
@@ -64,6 +67,24 @@ for path, environment in json.load(sys.stdin).items():
     assert callable(module.lambda_handler), path
 print(sys.version_info[:2])
 """
+
+
+LOADED = """
+import importlib, json, os, sys
+sys.path[:0] = sys.argv[1:]
+importlib.import_module("handler")
+print(json.dumps(sorted(sys.modules)))
+"""
+
+SLOW_TO_LOAD = {"boto3", "botocore.session", "urllib3", "jwt", "aws_xray_sdk", "http.client"}
+"""What a function that answers requests has no use for before it is asked for something special."""
+
+MAY_LOAD = {
+    "proxy": {"http.client"},
+    "operator": {"boto3", "botocore.session", "urllib3", "http.client"},
+    "rotate_keyring": {"boto3", "botocore.session", "urllib3", "http.client"},
+}
+WITHOUT_PYDANTIC = {"login", "refresh", "deliver_key", "authorizer", "discovery"}
 
 
 def find_python_313() -> str | None:
@@ -160,7 +181,27 @@ def test_the_unpacked_layers_fit_into_a_function(built: Path) -> None:
         for path in (built / layer).rglob("*")
         if path.is_file()
     )
-    assert size < 60 * 1024 * 1024
+    assert size < 45 * 1024 * 1024
+
+
+def test_the_layer_has_nothing_that_no_function_uses(built: Path) -> None:
+    packages = built / "DepsLayer" / "python"
+    for unused in (
+        "aws_lambda_powertools/event_handler",
+        "aws_lambda_powertools/utilities/data_classes",
+        "aws_lambda_powertools/utilities/parser",
+        "botocore/data/s3",
+        "boto3/data",
+        "cffi",
+        "pycparser",
+    ):
+        assert not (packages / unused).exists(), unused
+
+
+def test_every_package_of_the_layer_has_a_reason_to_be_there(built: Path) -> None:
+    """The table of docs/performance.md says which, and fails for one that it does not know."""
+    weighed = layer_weight.weigh(built / "DepsLayer" / "python")
+    assert {each.package for each in weighed} == layer_weight.REASONS.keys() - {"keyferry"}
 
 
 @pytest.mark.skipif(PYTHON_313 is None, reason="no Python 3.13 on this machine to compile with")
@@ -172,48 +213,87 @@ def test_layers_ship_byte_code(built: Path, layer: str) -> None:
         assert compiled.is_file(), source
 
 
-@pytest.mark.skipif(PYTHON_313 is None, reason="no Python 3.13 on this machine")
-def test_every_handler_imports_under_the_python_of_lambda(
-    built: Path, template: dict[str, Any], tmp_path: Path
-) -> None:
-    """With the third-party layer built for this machine: the one for Lambda holds arm64 code."""
+@pytest.fixture(scope="session")
+def deps_on_host(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The third-party layer built for this machine: the one for Lambda holds arm64 code."""
     assert PYTHON_313 is not None
     deps = ROOT / ".cache" / "lambda" / "deps-on-host"
-    lock = (ROOT / "layers" / "deps" / "requirements.txt").read_bytes()
-    stamp = deps / "requirements.txt"
-    if not stamp.exists() or stamp.read_bytes() != lock:
+    source = ROOT / "layers" / "deps"
+    of = b"".join((source / name).read_bytes() for name in ("requirements.txt", "trim.py"))
+    stamp = deps / "made-of"
+    if not stamp.exists() or stamp.read_bytes() != of:
         shutil.rmtree(deps, ignore_errors=True)
-        subprocess.run([PYTHON_313, "-m", "venv", tmp_path / "venv"], check=True)
+        venv = tmp_path_factory.mktemp("python-313") / "venv"
+        subprocess.run([PYTHON_313, "-m", "venv", venv], check=True)
         subprocess.run(
             ["make", "build-DepsLayer", f"ARTIFACTS_DIR={deps}"],
-            cwd=ROOT / "layers" / "deps",
+            cwd=source,
             env={
                 **os.environ,
                 "KEYFERRY_LAYER_TARGET": "host",
-                "KEYFERRY_PYTHON": str(tmp_path / "venv" / "bin" / "python"),
+                "KEYFERRY_PYTHON": str(venv / "bin" / "python"),
             },
             check=True,
             capture_output=True,
         )
-        stamp.write_bytes(lock)
+        stamp.write_bytes(of)
+    return deps / "python"
+
+
+@pytest.mark.skipif(PYTHON_313 is None, reason="no Python 3.13 on this machine")
+def test_every_handler_imports_under_the_python_of_lambda(
+    built: Path, deps_on_host: Path, template: dict[str, Any], tmp_path: Path
+) -> None:
     functions = {
         str(built / artifact / "handler.py"): environment_of(template, artifact)
         for artifact in FUNCTIONS
     }
-    paths = [str(built / "KeyferryLayer" / "python"), str(deps / "python")]
+    paths = [str(built / "KeyferryLayer" / "python"), str(deps_on_host)]
     program = f"import sys; sys.path[:0] = {paths!r}\n{IMPORT_EVERY_HANDLER}"
+    done = in_python_313(program, tmp_path, stdin=json.dumps(functions))
+    assert done.startswith("(3, 13)"), done
+
+
+@pytest.mark.skipif(PYTHON_313 is None, reason="no Python 3.13 on this machine")
+@pytest.mark.parametrize("artifact", list(FUNCTIONS))
+def test_a_cold_start_loads_what_it_needs(
+    built: Path, deps_on_host: Path, template: dict[str, Any], tmp_path: Path, artifact: str
+) -> None:
+    folder = FUNCTIONS[artifact]
+    paths = [built / artifact, built / "KeyferryLayer" / "python", deps_on_host]
+    environment = environment_of(template, artifact)
+    done = in_python_313(LOADED, tmp_path, *map(str, paths), environment=environment)
+    loaded = set(json.loads(done))
+    assert loaded & SLOW_TO_LOAD <= MAY_LOAD.get(folder, set())
+    assert folder not in WITHOUT_PYDANTIC or "pydantic" not in loaded
+
+
+def in_python_313(
+    program: str,
+    folder: Path,
+    *arguments: str,
+    stdin: str = "",
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """What ``program`` prints."""
+    assert PYTHON_313 is not None
     done = subprocess.run(
         # -I and -S: nothing of this machine's site-packages, nothing of this repository
-        [PYTHON_313, "-I", "-S", "-B", "-W", "error", "-c", program],
-        input=json.dumps(functions),
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **LAMBDA_ENVIRONMENT},
+        [PYTHON_313, "-I", "-S", "-B", "-W", "error", "-c", program, *arguments],
+        input=stdin,
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "LC_ALL": "C.UTF-8",
+            **LAMBDA_ENVIRONMENT,
+            **environment,
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("(3, 13)"), done.stdout
+    return done.stdout
 
 
 LAMBDA_ENVIRONMENT = {
