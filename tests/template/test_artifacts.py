@@ -181,7 +181,7 @@ def test_the_unpacked_layers_fit_into_a_function(built: Path) -> None:
         for path in (built / layer).rglob("*")
         if path.is_file()
     )
-    assert size < 45 * 1024 * 1024
+    assert size < 40 * 1024 * 1024
 
 
 def test_the_layer_has_nothing_that_no_function_uses(built: Path) -> None:

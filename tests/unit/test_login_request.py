@@ -136,9 +136,11 @@ def test_login_accepts_as_much_as_the_model_accepts(path: str, length: int) -> N
     )
 )
 def test_refresh_accepts_what_the_model_accepts(body: dict[str, Any]) -> None:
-    # No text of a body is longer than a body may be.
-    if all(not isinstance(value, str) or len(value) <= 16_384 for value in body.values()):
-        assert accepts(RefreshRequest, body) == accepts(body_models.RefreshRequest, body)
+    texts = [value for value in body.values() if isinstance(value, str)]
+    # Half of a surrogate pair is no text; pydantic takes one where a text has no other condition.
+    # And no text of a body is longer than a body may be.
+    sound = all("\ud800" not in text and len(text) <= 16_384 for text in texts)
+    assert accepts(RefreshRequest, body) == (sound and accepts(body_models.RefreshRequest, body))
 
 
 @pytest.mark.parametrize(
