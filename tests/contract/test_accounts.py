@@ -293,7 +293,7 @@ class TestPasswordChange:
 
     def test_the_operators_new_password_is_not_written_over(self, ana: Ana) -> None:
         read = ana.read()
-        ana.cloud.users.set_password("ana", "the operator's")
+        ana.cloud.users.set_password("ana", "the operator's", now=NOW)
         with pytest.raises(Unavailable):
             ana.write(read)
         assert ana.phc == "the operator's"
@@ -360,7 +360,7 @@ class TestImport:
         row = {"username": "ana", "password_hash": GOOD}
         assert self.run(cloud, row) == ["imported"]
         before = cloud.users.password_credential("ana")
-        assert cloud.users.set_password("ana", "changed since") is not None
+        assert cloud.users.set_password("ana", "changed since", now=NOW) is not None
         assert self.run(cloud, row, {"username": "ben", "password_hash": GOOD}) == [
             "already_there",
             "imported",

@@ -189,7 +189,7 @@ class TestInvitation:
         assert not cloud.users.add(other, credential)
         assert not InvitationStore(cloud.users).register(other, credential, now=NOW)
         assert cloud.users.user("other") is None
-        assert cloud.users.set_password("ana", "the operator's") == "s1"
+        assert cloud.users.set_password("ana", "the operator's", now=NOW) == "s1"
         credential_now = cloud.users.password_credential("ana")
         assert credential_now == PasswordCredential("ana", "s1", "the operator's")
 

@@ -16,6 +16,7 @@ from keyferry.errors import RequestRefused, Unavailable
 from keyferry.users.guessing import (
     ACCOUNT,
     DEVICE,
+    FORMER,
     KNOWN_DEVICE_SECONDS,
     NETWORK,
     REDEEM,
@@ -23,7 +24,8 @@ from keyferry.users.guessing import (
     GuessStore,
 )
 from keyferry.users.invitation import invitation_key
-from keyferry.users.store import credential_key
+from keyferry.users.model import User, UserStatus
+from keyferry.users.store import PasswordCredential, credential_key
 from tests.contract.conftest import Cloud
 
 if TYPE_CHECKING:
@@ -170,6 +172,71 @@ def test_a_phone_is_known_longer_than_its_session_lives(door: Door) -> None:
     door.now += door.longest_session + KNOWN_DEVICE_SECONDS
     close(door)
     door.refused(jkt="phone")
+
+
+def set_password(door: Door, name: str = "ana") -> None:
+    assert door.cloud.users.set_password(name, "another hash", now=door.now)
+
+
+class TestAfterAChangeOfPassword:
+    """Whoever has had the old password can have made any number of devices known."""
+
+    @pytest.fixture
+    def thieves(self, door: Door) -> list[str]:
+        user = User("sub", "ana", UserStatus.ACTIVE, (), NOW)
+        assert door.cloud.users.add(user, PasswordCredential("ana", "sub", "hash"))
+        devices = [f"thief {number}" for number in range(20)]
+        for device in (*devices, "phone", "tablet"):
+            door.succeed(jkt=device)
+        door.now += 1
+        set_password(door)
+        return devices
+
+    def test_all_of_them_have_one_budget(self, door: Door, thieves: list[str]) -> None:
+        for device in thieves[: FORMER.free + 1]:
+            door.fail(jkt=device, ip="198.51.100.1")
+        for device in thieves:
+            door.refused(jkt=device)
+        door.reserve(ip="192.0.2.77")  # which is not that of strangers
+
+    def test_which_strangers_can_not_reach(self, door: Door, thieves: list[str]) -> None:
+        close(door)
+        for number in range(NETWORK.free + 1):
+            door.fail(f"user{number}")
+        door.refused()
+        door.succeed(jkt="tablet")
+
+    def test_who_logs_in_again_is_known_again(self, door: Door, thieves: list[str]) -> None:
+        door.succeed(jkt="phone")
+        for device in thieves[: FORMER.free + 1]:
+            door.fail(jkt=device)
+        door.refused(jkt=thieves[-1])
+        door.succeed(jkt="phone")
+        door.refused(jkt="tablet")
+
+    def test_one_that_changes_it_stays_known(self, door: Door, thieves: list[str]) -> None:
+        attempt = door.reserve(jkt="phone")
+        credential = PasswordCredential("ana", "sub", "another hash")
+        writes = {
+            "password": door.cloud.users.new_password(credential, "a third", now=door.now),
+            **door.store.forgive(attempt, jkt="phone"),
+        }
+        assert not write_all(door.cloud.dynamodb, "test", writes)
+        for device in thieves[: FORMER.free + 1]:
+            door.fail(jkt=device)
+        door.succeed(jkt="phone")
+
+    def test_another_hash_of_the_same_password_changes_nothing(
+        self, door: Door, thieves: list[str]
+    ) -> None:
+        door.succeed(jkt="phone")
+        credential = PasswordCredential("ana", "sub", "another hash")
+        rehash = door.cloud.users.same_password(credential, stronger_phc="the same, better")
+        door.now += 1
+        assert not write_all(door.cloud.dynamodb, "test", {"credential": rehash})
+        for device in thieves[: FORMER.free + 1]:
+            door.fail(jkt=device)
+        door.succeed(jkt="phone")
 
 
 def test_success_forgives_the_account(door: Door) -> None:

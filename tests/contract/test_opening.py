@@ -102,7 +102,7 @@ def test_disabled_meanwhile(cloud: Cloud) -> None:
 
 def test_password_changed_meanwhile(cloud: Cloud) -> None:
     user = add_user(cloud)
-    assert cloud.users.set_password("ana", "another hash") == "sub"
+    assert cloud.users.set_password("ana", "another hash", now=NOW) == "sub"
     for stronger in (None, "stronger hash"):
         with pytest.raises(CredentialChanged):
             opening(cloud).open(new_session(), user, still_so=same(cloud, stronger))
@@ -137,7 +137,7 @@ def test_logins_at_once_never_exceed_the_limit(cloud: Cloud) -> None:
 
 
 def test_unknown_users_are_not_made(cloud: Cloud) -> None:
-    assert cloud.users.set_password("nobody", "hash") is None
+    assert cloud.users.set_password("nobody", "hash", now=NOW) is None
     assert not cloud.users.set_status("nobody", UserStatus.DISABLED)
     assert cloud.users.user("nobody") is None
     assert cloud.users.password_credential("nobody") is None

@@ -91,6 +91,19 @@ def test_also_when_the_longest_session_has_just_ended(system: System) -> None:
     assert attempt(system, owner, owner.username, PASSWORD).status_code == 200
 
 
+def test_nor_does_a_new_password_put_the_owner_at_the_mercy_of_strangers(system: System) -> None:
+    """And whoever had the old one guesses at the new one no faster for it."""
+    owner = system.phone()
+    thieves = [system.phone(owner.username) for _ in range(ACCOUNT.free + 2)]
+    system.sleep(1)
+    system.operate("users.set_password", username=owner.username, password="quite another one")
+    besiege(system, owner.username)
+    assert attempt(system, owner, owner.username, "quite another one").status_code == 200
+    statuses = [attempt(system, thief, owner.username, PASSWORD).status_code for thief in thieves]
+    assert statuses == [400] * (ACCOUNT.free + 1) + [429]
+    assert attempt(system, owner, owner.username, "quite another one").status_code == 200
+
+
 def test_a_limit_does_not_tell_whether_the_password_was_right(system: System) -> None:
     """Nor whether there is such a user: nothing is looked at."""
     owner = system.phone()

@@ -212,6 +212,7 @@ def test_the_limits_on_guessing() -> None:
     assert described == {
         "account": guessing.ACCOUNT,
         "device": guessing.DEVICE,
+        "former": guessing.FORMER,
         "network": guessing.NETWORK,
     }
     known = f"as long as the session of that login can live, and in the {guessing.KNOWN_DEVICE_SECONDS // DAY} days after"

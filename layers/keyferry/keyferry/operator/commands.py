@@ -350,7 +350,7 @@ class Operator:
         """From the first write on, no login with the old one; when this returns, no session."""
         password = _password(request.password)
         phc = hash_password(password, random=self.random)
-        sub = self.users.set_password(_canonical(request.username), phc)
+        sub = self.users.set_password(_canonical(request.username), phc, now=self.now())
         if sub is None:
             raise CommandRefused("not_found", "There is no user of that name.")
         ended = self.sessions.end_all(sub, now=self.now(), request_id=request_id)

@@ -7,6 +7,11 @@ Three counters of failures, each with an exponential back-off that ends by itsel
               neither of the other two holds it up
     network   one source address guessing at many accounts; an IPv6 address counts by its /64
 
+A device that was known before the password was changed shares a budget with all others of its kind,
+so that nobody who has had the old password can make devices to guess with; strangers can not use it:
+
+    former    devices that have logged in to that account, but not since its password was set
+
 Two more are of networks only, for what nobody has an account for yet:
 
     redeem    failures to redeem an invitation, counted as logins count theirs
@@ -74,6 +79,7 @@ class Limit:
 
 
 ACCOUNT: Final = Limit(free=5, first_wait=2, longest_wait=15 * 60, forget=DAY)
+FORMER: Final = ACCOUNT
 DEVICE: Final = Limit(free=10, first_wait=1, longest_wait=60, forget=HOUR)
 NETWORK: Final = Limit(free=50, first_wait=1, longest_wait=5 * 60, forget=HOUR)
 REDEEM: Final = NETWORK
@@ -90,8 +96,10 @@ class Counter:
     failures: int = 0
     last_at: int = 0
     exists: bool = False
+    known_at: int = 0
     known_until: int = 0
-    """Of a device that has logged in to the account: until when it counts as known for that."""
+    """Of a device that has logged in to the account: when it did last, and until when it counts as
+    known for that."""
 
     def current(self, now: int) -> int:
         """The failures that still count."""
@@ -158,7 +166,8 @@ class GuessStore:
         """Count one attempt at ``username`` (canonical) and allow it.
 
         ``jkt`` is the thumbprint of the device key that the request has proved, or "". ``beside``
-        is the table and key of one more row to read in the same call.
+        is the table and key of one more row to read in the same call, which may say since when the
+        present secret is in force (``set_at``).
 
         Raise `RequestRefused` (``too_many_attempts``) with the seconds to wait.
         """
@@ -169,7 +178,10 @@ class GuessStore:
             counters, row = self._read((account, device, source), beside)
             account, device, source = counters
             if jkt and now < device.known_until:
-                own, wait = device, device.wait(now)
+                own = device
+                if device.known_at < int((row or {}).get("set_at", {"N": "0"})["N"]):
+                    (own,), _ = self._read((Counter(_id("former", username), FORMER),))
+                wait = own.wait(now)
             else:
                 own, wait = account, max(account.wait(now), source.wait(now))
             if wait > 0:
@@ -245,6 +257,7 @@ class GuessStore:
                         "known": {"BOOL": True},
                         "failures": {"N": "0"},
                         "last_at": {"N": str(attempt.now)},
+                        "known_at": {"N": str(attempt.now)},
                         "expires_at": {"N": str(known_until)},
                     },
                 }
@@ -311,6 +324,7 @@ def _counter(counter: Counter, row: Mapping[str, Any] | None) -> Counter:
         failures=int(row["failures"]["N"]),
         last_at=int(row["last_at"]["N"]),
         exists=True,
+        known_at=int(row.get("known_at", {"N": "0"})["N"]),
         known_until=int(row["expires_at"]["N"]) if "known" in row else 0,
     )
 

@@ -66,7 +66,7 @@ class PasswordChange:
         """
         ended = len(others)
         for _ in range(_ATTEMPTS):
-            writes = self._writes(user, own, others, credential, phc)
+            writes = self._writes(user, own, others, credential, phc, now)
             try:
                 failed = write_all(
                     self.users.client,
@@ -100,9 +100,10 @@ class PasswordChange:
         others: list[Session],
         credential: PasswordCredential,
         phc: str,
+        now: int,
     ) -> dict[str, TransactWriteItemTypeDef]:
         writes: dict[str, TransactWriteItemTypeDef] = {
-            "credential": self.users.same_password(credential, stronger_phc=phc),
+            "credential": self.users.new_password(credential, phc, now=now),
             "user": self.users.counted_sessions(user, (own.sid,)),
             "own": {
                 "ConditionCheck": {

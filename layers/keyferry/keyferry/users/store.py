@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from keyferry.aws import Item
 
 SAME_HASH: Final = "phc = :seen"
+SET_PASSWORD: Final = "SET phc = :phc, set_at = :now"
+"""``set_at`` is when there came to be another password. A hash of the same one leaves it alone."""
 ACTIVE: Final = "#status = :active"
 SAME_SESSIONS: Final = "sessions = :seen"
 SAME_ROLES: Final = "#roles = :roles"
@@ -120,6 +122,25 @@ class UserStore:
             }
         }
 
+    def new_password(
+        self, credential: PasswordCredential, phc: str, *, now: int
+    ) -> TransactWriteItemTypeDef:
+        """For a transaction: the hash of another password in the place of the one that was checked,
+        if that is still there."""
+        return {
+            "Update": {
+                "TableName": self.credentials_table,
+                "Key": credential_key(credential.username),
+                "ConditionExpression": SAME_HASH,
+                "UpdateExpression": SET_PASSWORD,
+                "ExpressionAttributeValues": {
+                    ":seen": {"S": credential.phc},
+                    ":phc": {"S": phc},
+                    ":now": {"N": str(now)},
+                },
+            }
+        }
+
     def same_password(
         self, credential: PasswordCredential, *, stronger_phc: str | None = None
     ) -> TransactWriteItemTypeDef:
@@ -164,29 +185,34 @@ class UserStore:
             }
         }
 
-    def set_password(self, username: str, phc: str) -> str | None:
+    def set_password(self, username: str, phc: str, *, now: int) -> str | None:
         """Write a new password's hash, also for a user who had none. Return the ``sub`` it belongs
         to, or None: no such user."""
-        return self._update(
-            self.credentials_table,
-            credential_key(username),
-            condition="attribute_exists(id)",
-            attribute="phc",
-            value=phc,
+        written, row = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem phc",
+            TableName=self.credentials_table,
+            Key=credential_key(username),
+            ConditionExpression="attribute_exists(id)",
+            UpdateExpression=SET_PASSWORD,
+            ExpressionAttributeValues={":phc": {"S": phc}, ":now": {"N": str(now)}},
+            ReturnValues="ALL_NEW",
         )
+        return row["sub"]["S"] if written and row is not None else None
 
     def set_status(self, sub: str, status: UserStatus) -> bool:
         """Return False when there is no such user."""
-        key: Item = {"sub": {"S": sub}}
-        updated = self._update(
-            self.users_table,
-            key,
-            condition="attribute_exists(#sub)",
-            names={"#sub": "sub"},
-            attribute="status",
-            value=status,
+        written, _ = write_if(
+            self.client.update_item,
+            "dynamodb:UpdateItem status",
+            TableName=self.users_table,
+            Key={"sub": {"S": sub}},
+            ConditionExpression="attribute_exists(#sub)",
+            UpdateExpression="SET #status = :status",
+            ExpressionAttributeNames={"#sub": "sub", "#status": "status"},
+            ExpressionAttributeValues={":status": {"S": status}},
         )
-        return updated is not None
+        return written
 
     def set_roles(self, sub: str, roles: tuple[str, ...]) -> User | None:
         """Return the user as it is now, or None: no such user."""
@@ -202,30 +228,6 @@ class UserStore:
             ReturnValues="ALL_NEW",
         )
         return user_from_item(row) if written and row is not None else None
-
-    def _update(
-        self,
-        table: str,
-        key: Item,
-        *,
-        condition: str,
-        attribute: str,
-        value: str,
-        names: Mapping[str, str] | None = None,
-    ) -> str | None:
-        """Set one attribute of a row if ``condition`` holds. Return the row's ``sub``, else None."""
-        written, row = write_if(
-            self.client.update_item,
-            f"dynamodb:UpdateItem {attribute}",
-            TableName=table,
-            Key=key,
-            ConditionExpression=condition,
-            UpdateExpression="SET #attribute = :value",
-            ExpressionAttributeNames={"#attribute": attribute, **(names or {})},
-            ExpressionAttributeValues={":value": {"S": value}},
-            ReturnValues="ALL_NEW",
-        )
-        return row["sub"]["S"] if written and row is not None else None
 
 
 def user_to_item(user: User) -> Item:
