@@ -284,6 +284,7 @@ HOSTILE: dict[str, Callable[[socket.socket], None]] = {
     "deeply nested": sending(answer(b'{"keys":' * 20_000)),
     "404 with keys": sending(answer(GOOD, status="404 Not Found")),
     "204": sending(answer(b"", status="204 No Content")),
+    "206 with keys": sending(answer(GOOD, status="206 Partial Content")),
     "500": sending(answer(b"{}", status="500 Oops")),
 }
 
@@ -325,7 +326,7 @@ def served_by(
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 T", "308 P"])
 def test_redirect_is_not_followed(status: str) -> None:
     with server(sending(answer(GOOD))) as (elsewhere, asked):
-        reply = answer(b"", f"Location: {elsewhere}", status=status)
+        reply = answer(GOOD, f"Location: {elsewhere}", status=status)  # nor are its own keys taken
         with server(sending(reply)) as (uri, _), pytest.raises(Unavailable):
             Jwks(now=Clock()).key(uri, *ONE)
         assert asked == []
