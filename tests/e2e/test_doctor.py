@@ -77,6 +77,7 @@ def test_a_stack_for_development(stack: LocalStack, operator: Operator) -> None:
         "keyring-schedule-off",
         "kms-key-unusable",
         "kms-rotation-off",
+        "kms-without-context",
         "plan-unthrottled",
         "platform-shut-out",
         "stage-unthrottled",
@@ -150,7 +151,7 @@ def test_a_stack_for_production_that_is_lax(bearer_stack: LocalStack) -> None:
     assert severities["rsa-oaep-allowed"] == "low"
     assert severities["app-check-off"] == "medium"
     assert "authorizer-trusts-token" in found["clean"]
-    assert "table-deletable" in found["clean"]
+    assert {"kms-for-others", "table-deletable"} <= set(found["clean"])
     assert "logs-short" in found["clean"]
     blind = {each["kind"] for each in found["not_looked"]}
     assert blind == UNKNOWN_TO_THE_EMULATOR | {"alarms", "topics"}

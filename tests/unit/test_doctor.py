@@ -49,7 +49,7 @@ from keyferry_cli.doctor.facts import (
 from keyferry_cli.doctor.facts import (
     SETTINGS as VARIABLES,
 )
-from keyferry_cli.doctor.look import Look, lets_anybody_in
+from keyferry_cli.doctor.look import Look, denies_everybody_to_decrypt, lets_anybody_in
 from keyferry_cli.doctor.rules import CHECKS
 from keyferry_cli.doctor.rules_of_keys import OPEN
 from keyferry_cli.doctor.rules_of_state import EXPIRING, SHORT_LIVED
@@ -93,6 +93,7 @@ FUNCTION = Function(differs=(), changing_over=False, reserved=50, public=False, 
 TABLE = Table(
     point_in_time_recovery=True, deletion_protection=True, time_to_live=True, max_units=True
 )
+KMS_KEY = KmsKey("Enabled", rotates=True, needs_context=True, ours_only=True)
 API_KEY = ApiKey(
     policy=Policy(
         roles=frozenset({"analyst"}), attested=True, second_factor=False, minimum_version=True
@@ -122,7 +123,7 @@ GOOD = Facts(
     functions={"LoginFunction": FUNCTION, "RefreshFunction": replace(FUNCTION, reserved=None)},
     account={"concurrency": Account(concurrency=1_000, watched=1_000)},
     tables={"SessionsTable": TABLE, "VaultTable": replace(TABLE, time_to_live=False)},
-    kms_keys={"VaultKey": KmsKey("Enabled", rotates=True)},
+    kms_keys={"VaultKey": KMS_KEY, "AlarmKey": KmsKey("Enabled", rotates=True)},
     logs={"LoginLogs": LogGroup(exists=True, retention_days=365)},
     alarms={"a": Alarm(tells=True, state="OK")},
     topics={"AlarmTopic": Topic(confirmed=1, pending=0)},
@@ -159,6 +160,10 @@ def function(**changes: Any) -> dict[str, Any]:
 
 def table(name: str = "SessionsTable", **changes: Any) -> dict[str, Any]:
     return {"tables": {name: replace(TABLE, **changes)}}
+
+
+def kms_key(**changes: Any) -> dict[str, Any]:
+    return {"kms_keys": {"VaultKey": replace(KMS_KEY, **changes)}}
 
 
 def client_key(**changes: Any) -> dict[str, Any]:
@@ -259,12 +264,14 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("table-deletable", table(deletion_protection=False)),
     *(("ttl-off", table(name, time_to_live=False)) for name in sorted(EXPIRING)),
     ("table-uncapped", table(max_units=False)),
-    ("kms-key-unusable", {"kms_keys": {"VaultKey": KmsKey("Disabled", rotates=False)}}),
+    ("kms-key-unusable", kms_key(state="Disabled", rotates=False)),
     (
         "kms-key-unusable",
-        {"kms_keys": {"VaultKey": KmsKey("PendingDeletion", False, "2027-01-31")}},
+        kms_key(state="PendingDeletion", rotates=False, deleted_at="2027-01-31"),
     ),
-    ("kms-rotation-off", {"kms_keys": {"VaultKey": KmsKey("Enabled", rotates=False)}}),
+    ("kms-rotation-off", kms_key(rotates=False)),
+    ("kms-without-context", kms_key(needs_context=False)),
+    ("kms-for-others", kms_key(ours_only=False)),
     ("log-group-missing", {"logs": {"LoginLogs": LogGroup(exists=False, retention_days=None)}}),
     ("logs-forever", {"logs": {"LoginLogs": LogGroup(exists=True, retention_days=None)}}),
     ("logs-short", {"logs": {"LoginLogs": LogGroup(exists=True, retention_days=89)}}),
@@ -469,6 +476,31 @@ def test_the_worst_comes_first_and_decides() -> None:
 )
 def test_who_may_invoke_a_function(statement: dict[str, Any], public: bool) -> None:
     assert lets_anybody_in(statement) is public
+
+
+DENIAL = {
+    "Effect": "Deny",
+    "Principal": {"AWS": "*"},
+    "Action": ["kms:Encrypt", "kms:Decrypt"],
+    "Resource": "*",
+    "Condition": {"Null": {"kms:EncryptionContextKeys": "true"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "denies"),
+    [
+        ({}, True),
+        ({"Principal": "*"}, True),
+        ({"Action": "kms:Decrypt"}, True),
+        ({"Effect": "Allow"}, False),
+        ({"Principal": {"AWS": "arn:aws:iam::1:root"}}, False),
+        ({"Action": ["kms:Encrypt"]}, False),
+        ({"Condition": {}}, False),
+    ],
+)
+def test_whom_the_policy_of_a_kms_key_keeps_off(changes: dict[str, Any], denies: bool) -> None:
+    assert denies_everybody_to_decrypt(DENIAL | changes) is denies
 
 
 # ── looking, where the emulator has nothing to look at ───────────────────

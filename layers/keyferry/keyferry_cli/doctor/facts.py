@@ -127,10 +127,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class KmsKey:
-    """``state`` as KMS names it. ``deleted_at`` in words, empty unless it is to be deleted."""
+    """``state`` as KMS names it. ``deleted_at`` in words, empty unless it is to be deleted. The key's
+    policy denies its use without an encryption context (``needs_context``), and to whoever is none of
+    this stack's functions (``ours_only``)."""
 
     state: str
     rotates: bool
+    needs_context: bool = False
+    ours_only: bool = False
     deleted_at: str = ""
 
 

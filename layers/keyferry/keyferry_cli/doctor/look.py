@@ -69,6 +69,8 @@ _COMPARED: Final[Mapping[str, str]] = {
 }
 """What of a function's configuration its version is made of, and the word for it."""
 
+_WITHOUT_CONTEXT: Final = {"Null": {"kms:EncryptionContextKeys": "true"}}
+
 _NARROWING: Final = (
     "aws:sourcearn",
     "aws:sourceaccount",
@@ -334,13 +336,21 @@ class Look:
             deleted = found.get("DeletionDate")
             # KMS does not answer for a key that is to be deleted.
             asks = found["KeyState"] == "Enabled"
+            policy = json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
+            denials = [each for each in policy["Statement"] if denies_everybody_to_decrypt(each)]
             return KmsKey(
                 state=found["KeyState"],
                 rotates=asks and kms.get_key_rotation_status(KeyId=key)["KeyRotationEnabled"],
+                needs_context=any(each["Condition"] == _WITHOUT_CONTEXT for each in denials),
+                ours_only=any(
+                    each["Condition"].keys() == {"ArnNotLike"}
+                    and each["Condition"]["ArnNotLike"].keys() == {"aws:PrincipalArn"}
+                    for each in denials
+                ),
                 deleted_at=f"{deleted:%Y-%m-%d}" if deleted else "",
             )
 
-        return _looked("kms:DescribeKey, GetKeyRotationStatus", look)
+        return _looked("kms:DescribeKey, GetKeyPolicy, GetKeyRotationStatus", look)
 
     def _log_group(self, name: str) -> LogGroup | Unseen:
         def look() -> LogGroup:
@@ -469,6 +479,17 @@ def lets_anybody_in(statement: Mapping[str, Any]) -> bool:
         statement.get("Effect") == "Allow"
         and "*" in named
         and not conditions.intersection(_NARROWING)
+    )
+
+
+def denies_everybody_to_decrypt(statement: Mapping[str, Any]) -> bool:
+    """Whether a statement of a KMS key's policy keeps everybody whom its condition names off."""
+    principal, actions = statement.get("Principal"), statement.get("Action")
+    return (
+        statement.get("Effect") == "Deny"
+        and principal in ("*", {"AWS": "*"}, {"AWS": ["*"]})
+        and "kms:Decrypt" in ([actions] if isinstance(actions, str) else actions or [])
+        and bool(statement.get("Condition"))
     )
 
 

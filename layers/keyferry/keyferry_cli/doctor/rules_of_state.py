@@ -18,6 +18,9 @@ EXPIRING: Final = frozenset(
 )
 """Those with rows that DynamoDB is to delete when their time is over."""
 
+SEALING: Final = frozenset({"KeyringKey", "VaultKey"})
+"""The KMS keys that secrets are wrapped by; the third one is for alarms."""
+
 AUDIT_DAYS: Final = 90
 
 
@@ -60,6 +63,16 @@ def _kms_key_unusable(_: str, key: KmsKey, *__: Any) -> Iterator[str]:
 def _kms_rotation_off(_: str, key: KmsKey, *__: Any) -> Iterator[str]:
     if key.state == "Enabled" and not key.rotates:
         yield "KMS does not rotate the key material by itself."
+
+
+def _kms_without_context(name: str, key: KmsKey, *__: Any) -> Iterator[str]:
+    if name in SEALING and not key.needs_context:
+        yield "The policy of the KMS key no longer denies its use without an encryption context."
+
+
+def _kms_for_others(name: str, key: KmsKey, *__: Any) -> Iterator[str]:
+    if name in SEALING and not key.ours_only:
+        yield "The policy of the KMS key lets others than this stack's functions use it."
 
 
 def _log_group_missing(_: str, group: LogGroup, *__: Any) -> Iterator[str]:
@@ -153,6 +166,18 @@ CHECKS: Final = (
         "The same key material is used for all time.",
         "aws kms enable-key-rotation, or deploy again.",
         _kms_rotation_off,
+    ),
+    Check(
+        "kms-without-context", "kms_keys", HIGH, HIGH,
+        "What is sealed could be opened for another purpose than it is for.",
+        "Deploy again, and see in CloudTrail who called PutKeyPolicy.",
+        _kms_without_context,
+    ),
+    Check(
+        "kms-for-others", "kms_keys", HIGH, None,
+        "Whoever has wide rights in the account, and a copy of a table, opens what it holds.",
+        "Deploy again, and see in CloudTrail who called PutKeyPolicy.",
+        _kms_for_others,
     ),
     Check(
         "log-group-missing", "logs", MEDIUM, MEDIUM,
