@@ -12,8 +12,11 @@ from tests.prose import ELSEWHERE, NOT_RUN, ROOT, Block, all_blocks
 
 NOT_TESTED = re.compile(r"not run by this project", re.IGNORECASE)
 
-RUN_BY_TESTS = {"java": ("docs/mobile/android.md", "tests/mobile/test_vectors.py")}
-"""Languages of one page, and the test that compiles and runs their blocks."""
+COMPILED = {
+    ("java", "docs/mobile/android.md"): "tests/mobile/test_vectors.py",
+    ("ts", "docs/clients/typescript/README.md"): "tests/e2e/clients/script_apps.py",
+}
+"""Blocks of one language on one page, and what of the tests compiles them all."""
 
 WITHOUT_EFFECT = {"text", "mermaid"}
 """For people to read, in no language that could be run."""
@@ -32,10 +35,9 @@ def test_a_block_is_run_or_says_why_not(block: Block) -> None:
             json.loads(block.text)
         case "python":
             ast.parse(block.text)
-        case language if language in RUN_BY_TESTS:
-            page, test = RUN_BY_TESTS[language]
-            assert block.page == ROOT / page
-            assert f"```{language}" in (ROOT / test).read_text(encoding="utf-8")
+        case language if (language, page := block.page.relative_to(ROOT).as_posix()) in COMPILED:
+            source = (ROOT / COMPILED[language, page]).read_text(encoding="utf-8")
+            assert f"```{language}" in source or f'block.language == "{language}"' in source
         case language if language not in WITHOUT_EFFECT:
             # No compiler for it here: the block says so itself, where whoever copies it sees it.
             assert language in ("dart", "kotlin", "swift", "ts", "xml"), (
