@@ -47,6 +47,9 @@ diagram: python ## docs/img/architecture.svg, drawn from template.yaml
 bench: python ## What requests and starts cost in processor time, by the floor and the targets: docs/performance.md
 	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m tests.bench $(BENCH)
 
+openapi: python ## Write docs/openapi.json, the interface as OpenAPI 3.1, anew from the code
+	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m keyferry_cli.openapi docs/openapi.json
+
 lint: python ## Style, format, types, and the workflows of GitHub Actions
 	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy" && \
 	"$$dev/bin/zizmor" --offline --quiet .github/workflows
@@ -82,4 +85,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test simulate diagram bench lint format build validate deploy lock environments clean python
+.PHONY: help demo serve test simulate diagram bench openapi lint format build validate deploy lock environments clean python

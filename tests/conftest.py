@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,20 +59,8 @@ def node_modules() -> Path:
 
 def npm_packages(project: Path) -> Path:
     """Install what a project has locked, once for each state of the lock."""
-    from keyferry_cli.local.environments import exclusive
+    from keyferry_cli.local.node_packages import make_node_packages
 
     needs("node")
-    npm = needs("npm")
-    lock = (project / "package-lock.json").read_bytes()
-    folder = ROOT / ".cache" / "env" / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
-    ready = folder / "ready"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder.with_name("node.lock")):
-        if not ready.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(project / name, folder)
-            subprocess.run([npm, "ci", "--ignore-scripts"], cwd=folder, check=True, timeout=300)
-            ready.touch()
-    return folder
+    needs("npm")
+    return make_node_packages(project)

@@ -12,6 +12,7 @@ from keyferry_cli.key_import import import_keys
 from keyferry_cli.key_proxy import set_upstream
 from keyferry_cli.keyring import keyring
 from keyferry_cli.keys import keys
+from keyferry_cli.openapi.command import print_openapi
 from keyferry_cli.providers import providers
 from keyferry_cli.sessions import sessions
 from keyferry_cli.totp import enrol_totp
@@ -20,7 +21,7 @@ from keyferry_cli.users import users
 
 app = typer.Typer(
     name="keyferry",
-    help="Operate a Keyferry stack: users, providers, keys, sessions, clients, keyring, sample events;"
+    help="Operate a Keyferry stack: users, providers, keys, sessions, clients, keyring, sample events, interface;"
     " and look whether it is as it should be."
     " Exit status: 0 done, 1 refused or failed, 2 wrong usage.",
     no_args_is_help=True,
@@ -32,6 +33,7 @@ users.command("totp")(enrol_totp)
 keys.command("import")(import_keys)
 keys.command("audit")(audit_key)
 keys.command("proxy")(set_upstream)
+app.command("openapi")(print_openapi)
 app.add_typer(users, name="users")
 app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")
