@@ -70,7 +70,7 @@ def upstream() -> Iterator[LocalUpstream]:
 def stack(upstream: LocalUpstream) -> Iterator[LocalStack]:
     from keyferry_cli.local.stack import LocalStack
 
-    parameters = {"LocalUpstream": upstream.connect_to}
+    parameters = {"LocalUpstream": upstream.connect_to, "ServeOpenApi": "true"}
     with LocalStack.start(progress=lambda _: None, parameters=parameters) as started:
         yield started
 

@@ -24,6 +24,7 @@ ROLES = (
     "Account",
     "Authorizer",
     "Discovery",
+    "OpenApi",
     "RotateKeyring",
     "Operator",
 )
@@ -220,7 +221,7 @@ class TestKeys:
             ("token-signing", {"Login", "Refresh", "DeliverKey"}),
             (
                 "dpop-nonce",
-                set(ROLES) - {"Discovery", "RotateKeyring", "Operator"},
+                set(ROLES) - {"Discovery", "OpenApi", "RotateKeyring", "Operator"},
             ),
             ("refresh-mac", {"Login", "Refresh", "Sessions"}),
             ("another", set()),

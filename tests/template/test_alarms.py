@@ -130,7 +130,8 @@ def test_every_function_and_table_is_watched(resources: Resources) -> None:
     throttled = {
         each.dimensions["FunctionName"]["Ref"] for each in watched(found["FunctionsThrottled"])
     }
-    assert throttled == {f"{name}Function" for name in FUNCTIONS - {"RotateKeyring", "Operator"}}
+    seldom = {"RotateKeyring", "Operator", "OpenApi"}
+    assert throttled == {f"{name}Function" for name in FUNCTIONS - seldom}
     for alarm in ("TableReadsThrottled", "TableWritesThrottled"):
         assert {each.dimensions["TableName"]["Ref"] for each in watched(found[alarm])} == TABLES
 
@@ -151,7 +152,8 @@ def test_what_says_look_has_an_alarm(resources: Resources) -> None:
 
 def test_alarms_tell_somebody(resources: Resources) -> None:
     for name, alarm in alarms(resources).items():
-        assert resources[f"{name}Alarm"]["Condition"] == "HasAlarms"
+        condition = "WatchesOpenApi" if name == "OpenApiFailing" else "HasAlarms"
+        assert resources[f"{name}Alarm"]["Condition"] == condition
         assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}], name
         assert alarm["AlarmDescription"], name
         assert sum(1 for _ in watched(alarm)) <= MOST_METRICS, name

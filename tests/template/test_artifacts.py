@@ -30,6 +30,7 @@ FUNCTIONS = {
     "AccountFunction": "account",
     "AuthorizerFunction": "authorizer",
     "DiscoveryFunction": "discovery",
+    "OpenApiFunction": "openapi",
     "RotateKeyringFunction": "rotate_keyring",
     "OperatorFunction": "operator",
 }
@@ -141,7 +142,13 @@ def test_no_test_or_development_code(built: Path, artifact: str) -> None:
 
 @pytest.mark.parametrize("artifact", list(FUNCTIONS))
 def test_a_function_is_its_handler_alone(built: Path, artifact: str) -> None:
-    assert set(files(built / artifact)) == {"handler.py"}
+    data = {"openapi.json"} if artifact == "OpenApiFunction" else set()
+    assert set(files(built / artifact)) == {"handler.py", *data}
+
+
+def test_the_document_that_is_served_is_the_committed_one(built: Path) -> None:
+    served = (built / "OpenApiFunction" / "openapi.json").read_text(encoding="utf-8")
+    assert served == (ROOT / "docs" / "openapi.json").read_text(encoding="utf-8")
 
 
 def test_the_package_layer_is_the_package(built: Path) -> None:

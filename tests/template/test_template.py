@@ -33,6 +33,7 @@ FUNCTIONS = {
     "Account",
     "Authorizer",
     "Discovery",
+    "OpenApi",
     "RotateKeyring",
     "Operator",
 }
@@ -67,6 +68,9 @@ PUBLIC_ROUTES = {
     "GET /.well-known/oauth-authorization-server",
     "GET /.well-known/jwks.json",
 }
+OPERATOR_ROUTES = {"GET /openapi.json"}
+SWITCHED_ON = {"OpenApi": "ServesOpenApi"}
+"""Functions that are not there unless somebody wants them, with the condition."""
 
 # All kinds that there are, but for those of authorizers, which no route here has.
 GATEWAY_RESPONSES = {
@@ -195,6 +199,7 @@ RIGHTS: dict[str, set[str]] = {
         "KeyringKey Decrypt",
     },
     "Discovery": {"KeyringTable GetItem"},
+    "OpenApi": {"KeyringTable GetItem"},
     "RotateKeyring": {
         "KeyringTable GetItem",
         "KeyringTable PutItem",
@@ -262,9 +267,19 @@ def references(value: Any) -> Iterator[str]:
 
 
 def operations(resources: Resources) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those too that are there under a condition."""
     for path, methods in resources["Api"]["Properties"]["Body"]["paths"].items():
-        for method, operation in methods.items():
-            yield f"{method.upper()} {path}", operation
+        for method, operation in switched_on(methods).items():
+            yield f"{method.upper()} {path}", switched_on(operation)
+
+
+def switched_on(value: Any) -> Any:
+    """What stands there when its condition holds."""
+    if isinstance(value, dict) and set(value) == {"Fn::If"}:
+        _, there, otherwise = value["Fn::If"]
+        assert otherwise == {"Ref": "AWS::NoValue"}
+        return there
+    return value
 
 
 def test_sam_validate_lint_is_clean() -> None:
@@ -341,7 +356,7 @@ class TestVersions:
         self, resources: Resources, name: str
     ) -> None:
         alias = resources[f"{name}FunctionAliaslive"]
-        if name in {"RotateKeyring", "Operator"}:  # too few requests for a tenth to tell anything
+        if name in {"RotateKeyring", "Operator", "OpenApi"}:  # too few requests for a tenth to tell anything
             assert "UpdatePolicy" not in alias
             return
         group = resources[
@@ -609,12 +624,34 @@ class TestKeys:
 
 class TestApi:
     def test_every_route_needs_a_client_key_or_is_discovery(self, resources: Resources) -> None:
-        keyed = {route for route, each in operations(resources) if each["security"]}
-        public = {route for route, each in operations(resources) if not each["security"]}
-        assert keyed == KEYED_ROUTES
-        assert public == PUBLIC_ROUTES
+        by_kind: dict[str, set[str]] = {}
         for route, operation in operations(resources):
-            assert operation["security"] in ([], [{"api_key": []}]), route
+            by_kind.setdefault(json.dumps(operation["security"]), set()).add(route)
+        assert by_kind == {
+            '[{"api_key": []}]': KEYED_ROUTES,
+            "[]": PUBLIC_ROUTES,
+            '[{"AWS_IAM": []}]': OPERATOR_ROUTES,
+        }
+
+    def test_the_document_is_off_and_then_behind_iam(
+        self, template: dict[str, Any], resources: Resources
+    ) -> None:
+        parameter = template["Parameters"]["ServeOpenApi"]
+        assert (parameter["Default"], parameter["AllowedValues"]) == ("false", ["true", "false"])
+        condition = {"Fn::Equals": [{"Ref": "ServeOpenApi"}, "true"]}
+        assert template["Conditions"]["ServesOpenApi"] == condition
+        made = {name: each for name, each in resources.items() if name.startswith("OpenApi")}
+        alarm = made.pop("OpenApiFailingAlarm")
+        assert alarm["Condition"] == "WatchesOpenApi"
+        assert {each["Condition"] for each in made.values()} == {"ServesOpenApi"}
+        assert {"OpenApiFunction", "OpenApiRole", "OpenApiLogs"} <= set(made)
+        body = resources["Api"]["Properties"]["Body"]
+        assert body["paths"]["/openapi.json"]["Fn::If"][0] == "ServesOpenApi"
+        scheme = body["components"]["securitySchemes"]["AWS_IAM"]
+        assert scheme["x-amazon-apigateway-authtype"] == "awsSigv4"
+        # With the caller's own credentials the caller would need a right on the function as well.
+        ((_, operation),) = [each for each in operations(resources) if each[0] in OPERATOR_ROUTES]
+        assert "credentials" not in operation["x-amazon-apigateway-integration"]
 
     def test_gateway_responses_have_the_shape_of_every_error(self, resources: Resources) -> None:
         body = resources["Api"]["Properties"]["Body"]
@@ -637,7 +674,7 @@ class TestApi:
         properties = stage["Properties"]
         assert properties["StageName"] == {"Ref": "Stage"}
         assert properties["TracingEnabled"] is True
-        for settings in properties["MethodSettings"]:
+        for settings in map(switched_on, properties["MethodSettings"]):
             assert settings["DataTraceEnabled"] is False  # bodies hold passwords and tokens
             assert settings["MetricsEnabled"] is True
             assert {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(settings)
@@ -646,11 +683,11 @@ class TestApi:
         self, resources: Resources
     ) -> None:
         (stage,) = of_type(resources, "AWS::ApiGateway::Stage").values()
-        everything, *routes = stage["Properties"]["MethodSettings"]
+        everything, *routes = map(switched_on, stage["Properties"]["MethodSettings"])
         assert (everything["HttpMethod"], everything["ResourcePath"]) == ("*", "/*")
         assert {
             f"{each['HttpMethod']} {each['ResourcePath'][1:].replace('~1', '/')}" for each in routes
-        } == PUBLIC_ROUTES
+        } == PUBLIC_ROUTES | OPERATOR_ROUTES
 
     def test_the_access_log_names_the_client_key_but_never_tells_it(
         self, resources: Resources

@@ -24,7 +24,11 @@ from keyferry.vault import delivery
 from keyferry.vault.access import Reason
 from keyferry.vault.model import NAME
 from keyferry_cli.openapi import document as openapi
-from keyferry_cli.openapi.document import GATEWAY_ERRORS, KEYED_GATEWAY_ERRORS
+from keyferry_cli.openapi.document import (
+    GATEWAY_ERRORS,
+    KEYED_GATEWAY_ERRORS,
+    OPERATOR_GATEWAY_ERRORS,
+)
 from keyferry_cli.openapi.operations import ALL, KEY_NAME, OPERATIONS, Access
 from keyferry_cli.openapi.requests import WAYS_IN
 from tests.raised_errors import VARIABLE, errors_of, function_of
@@ -131,6 +135,8 @@ def test_the_routes_are_those_of_the_template(template: dict[str, Any]) -> None:
     for route, auth in needed.items():
         keyed = "clientKey" in OPERATIONS[route].access.value
         assert auth.get("ApiKeyRequired", True) == keyed, route
+        by_iam = auth.get("Authorizer") == "AWS_IAM"
+        assert by_iam == (OPERATIONS[route].access is Access.OPERATOR), route
 
 
 def test_what_is_protected_needs_an_access_token(handlers: Routes) -> None:
@@ -193,8 +199,7 @@ def test_every_error_is_of_some_route() -> None:
 def test_what_api_gateway_answers_by_itself(template: dict[str, Any]) -> None:
     """All gateway responses of the template, but those that a client of this document cannot meet."""
     elsewhere = {
-        "MISSING_AUTHENTICATION_TOKEN",  # another route
-        "RESOURCE_NOT_FOUND",
+        "RESOURCE_NOT_FOUND",  # another route
         "UNSUPPORTED_MEDIA_TYPE",  # no integration here is chosen by media type
     }
     defaults = {"DEFAULT_4XX": {400}, "DEFAULT_5XX": {500}}
@@ -206,7 +211,9 @@ def test_what_api_gateway_answers_by_itself(template: dict[str, Any]) -> None:
         statuses = defaults.get(name) or {int(response["StatusCode"])}
         found.setdefault(code, set()).update(statuses)
     assert found == {
-        code: set(each) for code, each in {**GATEWAY_ERRORS, **KEYED_GATEWAY_ERRORS}.items()
+        code: set(statuses)
+        for errors in (GATEWAY_ERRORS, KEYED_GATEWAY_ERRORS, OPERATOR_GATEWAY_ERRORS)
+        for code, statuses in errors.items()
     }
 
 

@@ -46,6 +46,9 @@ class Discovery:
     def metadata(self, _: Request) -> Response:
         return of_json(metadata(self._read().issuer), headers=_PUBLIC)
 
+    def issuer(self) -> str:
+        return self._read().issuer
+
     def _read(self) -> Keyring:
         now = self.now()
         if self._keyring is None or not 0 <= now - self._read_at < READ_AGAIN_SECONDS:

@@ -29,6 +29,9 @@ GATEWAY_ERRORS: Final[Mapping[str, frozenset[int]]] = {
 KEYED_GATEWAY_ERRORS: Final[Mapping[str, frozenset[int]]] = {"invalid_client": frozenset({403})}
 """The same for routes with a client key."""
 
+OPERATOR_GATEWAY_ERRORS: Final[Mapping[str, frozenset[int]]] = {"not_found": frozenset({404})}
+"""The same where IAM stands: without a signature, and where the operator has not switched it on."""
+
 ACCESS_DENIED: Final = "The firewall took the request for an attack. This is not a logout."
 
 _WAITS: Final = {429, 503}
@@ -69,6 +72,13 @@ _SECURITY_SCHEMES: Final[Mapping[str, Any]] = {
             " query), `jti`, `iat`, `nonce` (the newest `DPoP-Nonce`), `ath` with an access token, and `encryption_kid` where the"
             " body has an encryption key."
         ),
+    },
+    "operator": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "AWS Signature Version 4, of somebody who may do `execute-api:Invoke` on this route.",
+        "x-amazon-apigateway-authtype": "awsSigv4",
     },
 }
 
@@ -169,6 +179,8 @@ def errors(operation: Operation) -> dict[int, frozenset[str]]:
     gateway = dict(GATEWAY_ERRORS)
     if "clientKey" in operation.access.value:
         gateway |= KEYED_GATEWAY_ERRORS
+    if operation.access is Access.OPERATOR:
+        gateway |= OPERATOR_GATEWAY_ERRORS
     for code, statuses in gateway.items():
         for status in statuses:
             found.setdefault(status, set()).add(code)

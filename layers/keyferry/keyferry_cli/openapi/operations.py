@@ -25,6 +25,7 @@ TAGS: Final[Mapping[str, str]] = MappingProxyType(
         "Proxy": "Calls to a service with a key that no device is given.",
         "Account": "The signed-in user's password, second factor and sessions.",
         "Discovery": "Public documents, for anybody.",
+        "Operator": "For whoever runs the stack.",
     }
 )
 
@@ -36,6 +37,7 @@ class Access(Enum):
     CLIENT = ("clientKey",)
     PROOF = ("clientKey", "proof")
     TOKEN = ("clientKey", "accessToken", "proof")
+    OPERATOR = ("operator",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +405,14 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = MappingProxyType(
             "By RFC 8414.",
             Access.PUBLIC,
             _json(responses.ServerMetadata, "May be cached for five minutes."),
+        ),
+        ("GET", "/openapi.json"): Operation(
+            "getOpenApi",
+            "Operator",
+            "This document",
+            "With this stack's URL. Only where the parameter `ServeOpenApi` is `true`.",
+            Access.OPERATOR,
+            {200: Success("An OpenAPI 3.1 document.", {JSON: {"type": "object"}})},
         ),
     }
 )
