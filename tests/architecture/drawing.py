@@ -1,6 +1,6 @@
 """The drawing: who calls, by which routes, which function answers, and what its role lets it touch.
 
-A matrix in place of a web of arrows: with eleven functions and ten stores, arrows would cross.
+A matrix in place of a web of arrows: with twelve functions and ten stores, arrows would cross.
 """
 
 from __future__ import annotations

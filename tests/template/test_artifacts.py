@@ -30,7 +30,7 @@ FUNCTIONS = {
     "AccountFunction": "account",
     "AuthorizerFunction": "authorizer",
     "DiscoveryFunction": "discovery",
-    "OpenApiFunction": "openapi",
+    "OpenApiFunction": "open_api",
     "RotateKeyringFunction": "rotate_keyring",
     "OperatorFunction": "operator",
 }

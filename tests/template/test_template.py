@@ -736,7 +736,7 @@ class TestInvokePermissions:
         wanted = {
             (
                 f"{method}{re.sub('{.*?}', '*', path)}",
-                operation["x-amazon-apigateway-integration"]["uri"]["Fn::Sub"],
+                switched_on(operation["x-amazon-apigateway-integration"]["uri"])["Fn::Sub"],
             )
             for route, operation in operations(resources)
             for method, path in [route.split(" ")]
