@@ -13,7 +13,7 @@ from keyferry.proxy.proxy import ProxyRequest
 from keyferry.sessions.management import EncryptionKeyRequest, RevocationRequest
 from keyferry.users.accounts import PasswordRequest, RedeemRequest, RegisterRequest
 from keyferry.users.enrolment import CodeRequest
-from tests.body_models import LoginRequest, RefreshRequest
+from keyferry_cli.openapi.bodies import LoginRequest, RefreshRequest
 from tests.template.test_template import operations as of_resources
 
 BODIES: dict[str, type[BaseModel]] = {

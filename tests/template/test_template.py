@@ -356,7 +356,11 @@ class TestVersions:
         self, resources: Resources, name: str
     ) -> None:
         alias = resources[f"{name}FunctionAliaslive"]
-        if name in {"RotateKeyring", "Operator", "OpenApi"}:  # too few requests for a tenth to tell anything
+        if name in {
+            "RotateKeyring",
+            "Operator",
+            "OpenApi",
+        }:  # too few requests for a tenth to tell anything
             assert "UpdatePolicy" not in alias
             return
         group = resources[

@@ -16,7 +16,7 @@ from keyferry.edge.request import Request
 from keyferry.errors import RequestRefused
 from keyferry.login.request import LoginRequest, read
 from keyferry.sessions.refresh import RefreshRequest
-from tests import body_models
+from keyferry_cli.openapi import bodies
 
 DEVICE = {
     "name": "Ana's phone",
@@ -101,7 +101,7 @@ def accepts(kind: Any, body: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_in(way: dict[str, Any]) -> None:
-    assert accepts(body_models.LoginRequest, way)
+    assert accepts(bodies.LoginRequest, way)
     read_ = LoginRequest.from_members(way)
     assert read_.device.encryption_key == {"kty": "EC"}
     assert read_.invitation is None or read_.invitation.code == "abcd"
@@ -119,7 +119,7 @@ def test_login_accepts_what_the_model_accepts(
     body = way
     for path, value in changes:
         body = changed(body, path, value)
-    assert accepts(LoginRequest, body) == accepts(body_models.LoginRequest, body)
+    assert accepts(LoginRequest, body) == accepts(bodies.LoginRequest, body)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -127,7 +127,7 @@ def test_login_accepts_what_the_model_accepts(
 def test_login_accepts_as_much_as_the_model_accepts(path: str, length: int) -> None:
     for way in WAYS:
         body = changed(way, path, "a" * length)
-        assert accepts(LoginRequest, body) == accepts(body_models.LoginRequest, body)
+        assert accepts(LoginRequest, body) == accepts(bodies.LoginRequest, body)
 
 
 @given(
@@ -140,7 +140,7 @@ def test_refresh_accepts_what_the_model_accepts(body: dict[str, Any]) -> None:
     # Half of a surrogate pair is no text; pydantic takes one where a text has no other condition.
     # And no text of a body is longer than a body may be.
     sound = all("\ud800" not in text and len(text) <= 16_384 for text in texts)
-    assert accepts(RefreshRequest, body) == (sound and accepts(body_models.RefreshRequest, body))
+    assert accepts(RefreshRequest, body) == (sound and accepts(bodies.RefreshRequest, body))
 
 
 @pytest.mark.parametrize(

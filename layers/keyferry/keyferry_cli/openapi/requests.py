@@ -11,12 +11,11 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from keyferry.login.request import LoginRequest
 from keyferry.proxy.proxy import ProxyRequest
 from keyferry.sessions.management import EncryptionKeyRequest, RevocationRequest
-from keyferry.sessions.refresh import RefreshRequest
 from keyferry.users.accounts import PasswordRequest, RedeemRequest, RegisterRequest
 from keyferry.users.enrolment import CodeRequest
+from keyferry_cli.openapi.bodies import LoginRequest, RefreshRequest
 
 Schema = dict[str, Any]
 

@@ -1,7 +1,8 @@
 """The bodies of login and refresh as pydantic models: what the functions accept, told a second time.
 
-The functions check these two by hand (`keyferry.edge.fields`). The models here are what the template's
-request models and the functions are both held against.
+The functions check these two by hand (`keyferry.edge.fields`), as pydantic would cost every cold start. The
+models here are what the interface's document is made from, and what the tests hold the template's request
+models and the functions against.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class DeviceRequest(BaseModel):
 
 
 class InvitationRequest(BaseModel):
+    """What the operator gave to somebody who is to become a user."""
+
     model_config = STRICT
 
     username: Annotated[str, StringConstraints(min_length=1, max_length=254)]
@@ -30,6 +33,8 @@ class InvitationRequest(BaseModel):
 
 
 class LoginRequest(BaseModel):
+    """One of three ways in, each with the device."""
+
     model_config = STRICT
 
     username: Annotated[str, StringConstraints(min_length=1, max_length=254)] | None = None
@@ -58,6 +63,8 @@ class LoginRequest(BaseModel):
 
 
 class RefreshRequest(BaseModel):
+    """The body of ``POST /v1/token``, form or JSON."""
+
     model_config = STRICT
 
     grant_type: str
