@@ -67,9 +67,11 @@ KEY={stack.client_keys["ios"]}
 
 
 @contextmanager
-def _reached_by(link: Path, folder: Path) -> Iterator[None]:
-    """``link`` leads to ``folder`` for as long as nobody else's stack has taken its place."""
+def reached_by(link: Path, folder: Path) -> Iterator[None]:
+    """``link`` leads to ``folder``; afterwards to where it led before, if that is there still. Of
+    several stacks the last one to be started has it."""
     link.parent.mkdir(exist_ok=True)
+    before = link.readlink() if link.is_symlink() else None
     link.unlink(missing_ok=True)
     link.symlink_to(folder, target_is_directory=True)
     try:
@@ -77,6 +79,8 @@ def _reached_by(link: Path, folder: Path) -> Iterator[None]:
     finally:
         if link.is_symlink() and link.readlink() == folder:
             link.unlink()
+            if before is not None and before.is_dir():
+                link.symlink_to(before, target_is_directory=True)
 
 
 def _script(path: Path, module: str, environment: Mapping[str, str]) -> None:
@@ -96,7 +100,7 @@ def main() -> int:
         ):
             folder = Path(name)
             prepare(stack, folder)
-            with _reached_by(ROOT / ".cache" / "serve", folder):
+            with reached_by(ROOT / ".cache" / "serve", folder):
                 print(_welcome(stack, folder), flush=True)
                 threading.Event().wait()
     except (LocalStackError, RuntimeError) as failure:
