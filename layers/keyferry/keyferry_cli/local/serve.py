@@ -34,8 +34,13 @@ def prepare(
         stack, "keys", "put", key, *policy, "--promote", secret="AIza" + secrets.token_urlsafe(26)
     )
     (folder / "password.txt").write_text(password + "\n")
+    settings = {
+        "URL": stack.api_url,
+        "KEY": stack.client_keys["ios"],
+        "ANDROID_KEY": stack.client_keys["android"],
+    }
     (folder / "settings").write_text(
-        f"URL={shlex.quote(stack.api_url)}\nKEY={shlex.quote(stack.client_keys['ios'])}\n"
+        "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
     )
     _script(folder / "phone", "keyferry_client", {})
     _script(
