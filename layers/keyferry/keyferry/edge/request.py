@@ -31,8 +31,9 @@ class Headers:
         if several is None:
             several = {name: [value] for name, value in (event.get("headers") or {}).items()}
         values: dict[str, tuple[str, ...]] = {}
-        for name, sent in several.items():
-            values[name.lower()] = values.get(name.lower(), ()) + tuple(sent)
+        for spelling, sent in several.items():
+            name = spelling.lower()
+            values[name] = (*values[name], *sent) if name in values else tuple(sent)
         return cls(values)
 
     def one(self, name: str) -> str | None:

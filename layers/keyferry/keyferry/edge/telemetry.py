@@ -23,9 +23,11 @@ NAMESPACE: Final = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Keyferry")
 # What no line shows is not looked up for every line (Python's "Logging HOWTO", Optimization).
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
-# Once; Powertools' own would make one for every line.
 logger = Logger(
-    json_serializer=json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
+    # Once; Powertools' own would make one for every line.
+    json_serializer=json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode,
+    # Powertools would see of every message whether it is JSON; ours are words.
+    json_deserializer=str,
 )
 
 
