@@ -9,6 +9,7 @@ import bcrypt
 import pytest
 
 from keyferry.config import DAY
+from keyferry.users.enrolment import RECENT_LOGIN_SECONDS
 from keyferry.users.guessing import ACCOUNT, NETWORK
 from tests.e2e.conftest import PASSWORD
 from tests.e2e.device import jwk_of, new_key
@@ -102,6 +103,24 @@ def test_nor_does_a_new_password_put_the_owner_at_the_mercy_of_strangers(system:
     statuses = [attempt(system, thief, owner.username, PASSWORD).status_code for thief in thieves]
     assert statuses == [400] * (ACCOUNT.free + 1) + [429]
     assert attempt(system, owner, owner.username, "quite another one").status_code == 200
+
+
+def test_a_session_is_not_enough_to_set_up_a_second_factor(system: System) -> None:
+    """Or whoever gets hold of one could keep its owner from logging in again."""
+    owner = system.phone()
+    system.sleep(RECENT_LOGIN_SECONDS)
+    assert owner.refresh().status_code == 200
+    assert owner.resource("POST", "/v1/mfa/totp").status_code == 200
+    system.sleep(1)
+    stolen = owner.stolen(with_key=True)
+    assert stolen.refresh().status_code == 200
+    refused = stolen.resource("POST", "/v1/mfa/totp")
+    assert refused.status_code == 401
+    assert refused.json()["error"] == "insufficient_user_authentication"
+    owner.tokens = dict(stolen.tokens)
+    assert owner.refresh().status_code == 200, "no logout"
+    assert attempt(system, owner, owner.username, PASSWORD).status_code == 200
+    assert system.phone(owner.username).resource("POST", "/v1/mfa/totp").status_code == 200
 
 
 def test_a_limit_does_not_tell_whether_the_password_was_right(system: System) -> None:

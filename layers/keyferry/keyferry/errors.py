@@ -36,6 +36,8 @@ ERRORS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
         "unsupported_token_type": ErrorKind(400, "An access token can not be revoked by itself."),
         # RFC 6750 §3.1
         "invalid_token": ErrorKind(401, "The access token is not valid."),
+        # RFC 9470 §3
+        "insufficient_user_authentication": ErrorKind(401, "This needs a login of just now."),
         # RFC 9449 §5 and §8; on a protected resource these two are 401 (§7.1, §9)
         "invalid_dpop_proof": ErrorKind(400, "The DPoP proof is not valid."),
         "use_dpop_nonce": ErrorKind(400, "Repeat the request with the DPoP-Nonce of this reply."),

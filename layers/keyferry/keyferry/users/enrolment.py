@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -18,10 +18,14 @@ from keyferry.edge.telemetry import Metric, count, logger
 from keyferry.errors import RequestRefused
 from keyferry.keyring.unwrapped import UnwrappedKeyring
 from keyferry.sessions.live import LiveSessions
+from keyferry.sessions.model import Session
 from keyferry.users import totp
 from keyferry.users.guessing import GuessStore
 from keyferry.users.model import User
 from keyferry.users.second_factor import SecondFactors
+
+RECENT_LOGIN_SECONDS: Final = 15 * 60
+"""How long after its login a session may set up a second factor."""
 
 Code = Annotated[str, StringConstraints(min_length=6, max_length=32)]
 
@@ -70,8 +74,14 @@ class TotpEnrolment:
         )
 
     def begin(self, request: Request) -> Response:
-        """``POST /v1/mfa/totp``: a new secret, in force once a code of it has confirmed it."""
-        user = self._caller(request)
+        """``POST /v1/mfa/totp``: a new secret, in force once a code of it has confirmed it.
+
+        Only soon after a login: whoever has got hold of a session could otherwise set up a second
+        factor of their own, and the owner would log in no more.
+        """
+        session, user = self._caller(request)
+        if self.now() - session.created_at > RECENT_LOGIN_SECONDS:
+            raise RequestRefused("insufficient_user_authentication", "totp: login too long ago")
         secret = self.random(totp.SECRET_BYTES)
         if not self.factors.begin(user.sub, secret):
             raise RequestRefused("already_enrolled", "totp: in force")
@@ -80,7 +90,7 @@ class TotpEnrolment:
 
     def confirm(self, request: Request) -> Response:
         """``POST /v1/mfa/totp/confirm``: the only time that the recovery codes are shown."""
-        user, code = self._caller(request), _code(request)
+        (_, user), code = self._caller(request), _code(request)
         enrolment = self.factors.read(user.sub)
         if enrolment is None or enrolment.confirmed:
             raise RequestRefused("invalid_request", "totp: nothing to confirm")
@@ -93,7 +103,7 @@ class TotpEnrolment:
 
     def remove(self, request: Request) -> Response:
         """``POST /v1/mfa/totp/remove``, with a code: a stolen session alone must not do it."""
-        user, code = self._caller(request), _code(request)
+        (_, user), code = self._caller(request), _code(request)
         try:
             attempt = self.factors.use_counted(
                 self.guesses,
@@ -114,7 +124,7 @@ class TotpEnrolment:
         logger.info("second factor", extra={"outcome": "removed", "sub": user.sub})
         return Response(204, content_type=None)
 
-    def _caller(self, request: Request) -> User:
+    def _caller(self, request: Request) -> tuple[Session, User]:
         now = self.now()
         client_id = authentication.client_id(request, self.keyring)
         token, _ = authentication.authenticate(
@@ -123,8 +133,7 @@ class TotpEnrolment:
             now=now,
             require_dpop=self.policy.require_dpop,
         )
-        _, user = self.live.require(token, now=now, client_id=client_id)
-        return user
+        return self.live.require(token, now=now, client_id=client_id)
 
 
 def _code(request: Request) -> str:

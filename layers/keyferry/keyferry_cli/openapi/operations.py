@@ -312,10 +312,10 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = MappingProxyType(
             "beginTotp",
             "Account",
             "Set up a second factor",
-            "A new secret (RFC 6238), in force once a code of it has confirmed it.",
+            "A new secret (RFC 6238), in force once a code of it has confirmed it. Soon after a login only.",
             Access.TOKEN,
             _json(responses.TotpSecret, "Show it as a QR code, and confirm it with a code."),
-            _TOKEN | {"already_enrolled"},
+            _TOKEN | {"already_enrolled", "insufficient_user_authentication"},
         ),
         ("POST", "/v1/mfa/totp/confirm"): Operation(
             "confirmTotp",
