@@ -100,7 +100,8 @@ function body(sent: Sent, headers: Record<string, string>): { body?: string } {
   }
   if (sent.form !== undefined) {
     headers["Content-Type"] = "application/x-www-form-urlencoded";
-    return { body: new URLSearchParams(sent.form).toString() };
+    const pairs = Object.entries(sent.form).map((pair) => pair.map(encodeURIComponent).join("="));
+    return { body: pairs.join("&") };
   }
   return {};
 }
