@@ -530,11 +530,13 @@ def test_invalid_grant_is_the_end(phone: Phone, server: Server) -> None:
     assert len(server.calls("/v1/token")) == 1
 
 
-def test_retry_after_is_waited_for(phone: Phone, server: Server) -> None:
+def test_retry_after_is_waited_for_and_not_by_all_alike(phone: Phone, server: Server) -> None:
     client = phone.logged_in()
-    server.next_replies.append(answer(429, {"error": "x"}, **{"Retry-After": "4"}))
-    client.refresh()
-    assert phone.slept == [4.0]
+    for _ in range(20):
+        server.next_replies.append(answer(429, {"error": "x"}, **{"Retry-After": "5"}))
+        client.refresh()
+    assert all(5 < wait < 6 for wait in phone.slept)
+    assert len(set(phone.slept)) > 1
 
 
 def test_long_retry_after_is_told_to_the_app(phone: Phone, server: Server) -> None:

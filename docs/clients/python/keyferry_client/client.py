@@ -226,12 +226,12 @@ class KeyferryClient:
                 )
                 return token_reply(exchange.response)
             except Retryable as error:
+                asked_for = error.retry_after or 0.0
+                if attempt == self._config.attempts or asked_for > self._config.longest_wait:
+                    raise
                 # Jitter, so that a million phones do not come back in the same second.
                 jitter = random.uniform(0.5, 1.5)  # noqa: S311 - it protects no secret
-                backoff = 0.5 * 2 ** (attempt - 1) * jitter
-                wait = max(error.retry_after or 0.0, backoff)
-                if attempt == self._config.attempts or wait > self._config.longest_wait:
-                    raise
+                wait = asked_for + 0.5 * 2 ** (attempt - 1) * jitter
                 self._sleep(wait)
             except Rejected as error:
                 if error.code != "invalid_grant":

@@ -32,4 +32,6 @@ class Config:
     """
 
     longest_wait: float = 5.0
-    """A `Retry-After` beyond this is the app's business: it is raised, not slept."""
+    """A `Retry-After` beyond this is the app's business: it is raised, not slept. A wait of up to this is
+    slept, and a little more.
+    """

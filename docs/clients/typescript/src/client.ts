@@ -201,12 +201,12 @@ export class KeyferryClient {
         if (!(error instanceof Retryable)) {
           throw error;
         }
-        // Jitter, so that a million phones do not come back in the same second.
-        const backoff = 0.5 * 2 ** (attempt - 1) * (0.5 + Math.random());
-        const wait = Math.max(error.retryAfter ?? 0, backoff);
-        if (attempt >= attempts || wait > longestWait) {
+        const { retryAfter = 0 } = error;
+        if (attempt >= attempts || retryAfter > longestWait) {
           throw error;
         }
+        // Jitter, so that a million phones do not come back in the same second.
+        const wait = retryAfter + 0.5 * 2 ** (attempt - 1) * (0.5 + Math.random());
         await new Promise((resolve) => setTimeout(resolve, wait * 1000));
       }
     }
