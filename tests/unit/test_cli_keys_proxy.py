@@ -84,6 +84,9 @@ def test_every_option() -> None:
         (*RULES[2:], "--header", "x"),
         (*RULES[:4], "--header", "x"),
         (*RULES, "--header", "x", "--query", "y"),
+        ("--off", "--yes", *RULES, "--header", "x"),
+        ("--off", "--yes", "--budget", "0"),
+        ("--off", "--yes", "--pass-header", "x-a"),
     ],
 )
 def test_wrong_usage(options: tuple[str, ...]) -> None:

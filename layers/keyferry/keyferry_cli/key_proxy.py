@@ -72,7 +72,13 @@ def set_upstream(
 
     The rules are given as a whole; what is not named is as the help says.
     """
+    rules_given: tuple[object, ...] = (
+        *(host, path_prefix, method, header, query, template, port, pass_header, budget, window),
+        *(timeout, max_request_bytes, max_response_bytes),
+    )
     if off:
+        if any(each not in (None, []) for each in rules_given):
+            raise typer.BadParameter("--off takes the proxy away: give no rules beside it")
         rules = None
         if not yes:
             question = f"Let devices have the value of {name}, as its policy says?"
