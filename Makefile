@@ -27,7 +27,7 @@ COMPILE = "$$dev/bin/uv" pip compile --quiet --universal --python-version 3.11 -
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 demo: python ## The whole story on this machine: deploy, log in, receive a key, refresh, replay, throttle
 	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m keyferry_cli.local.demo
@@ -50,6 +50,12 @@ bench: python ## What requests and starts cost in processor time, by the floor a
 openapi: python ## Write docs/openapi.json, the interface as OpenAPI 3.1, anew from the code
 	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m keyferry_cli.openapi docs/openapi.json
 
+bench-peers: python ## The same refreshes at oidc-provider and django-oauth-toolkit, beside Keyferry (needs node and npm)
+	@dev=$$($(ENVIRONMENTS) dev emulator sam peers) && exec "$$dev/bin/python" -m tests.bench.peers $(BENCH)
+
+bench-growth: python ## Up to 1,000,000 sessions and 1,000 keys, and five minutes of steady load: does anything grow?
+	@dev=$$($(ENVIRONMENTS) dev emulator sam) && exec "$$dev/bin/python" -m tests.bench.growth $(BENCH)
+
 lint: python ## Style, format, types, and the workflows of GitHub Actions
 	@dev=$$($(ENVIRONMENTS) dev) && "$$dev/bin/ruff" check . && "$$dev/bin/ruff" format --check . && "$$dev/bin/mypy" && \
 	"$$dev/bin/zizmor" --offline --quiet .github/workflows
@@ -71,7 +77,7 @@ deploy: python ## What was built, into the AWS account at hand: make build deplo
 
 lock: python ## Resolve the dependencies anew; UPGRADE=--upgrade moves to the newest versions
 	@dev=$$($(ENVIRONMENTS) dev) && $(COMPILE) -o layers/deps/requirements.txt layers/deps/requirements.in && \
-	cd tests/env && for name in dev emulator sam runtime scan; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
+	cd tests/env && for name in dev emulator sam runtime scan peers; do $(COMPILE) -o $$name.txt $$name.in || exit 1; done
 
 environments: python ## Only make the environments
 	@$(ENVIRONMENTS) dev emulator sam scan >/dev/null
@@ -85,4 +91,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test simulate diagram bench openapi lint format build validate deploy lock environments clean python
+.PHONY: help demo serve test simulate diagram bench bench-peers bench-growth openapi lint format build validate deploy lock environments clean python

@@ -7,13 +7,33 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
-from tests.bench import report, startup, suite
+from keyferry.users import passwords
+from keyferry_cli import bill
+from tests.bench import argon2, report, startup, suite
 from tests.bench.measure import log_to_nowhere
 from tests.contract.conftest import Cloud, table_schemas
 from tests.scenarios.system import settings
 
 FEWEST_ROUNDS_TO_CHECK = 15
+
+
+CHOSEN = argon2.Parameters(passwords.MEMORY_KIB, passwords.ITERATIONS, passwords.LANES)
+
+
+def pages(result: report.Result) -> dict[tuple[Path, str], str]:
+    """What goes between which markers of which page."""
+    return {
+        (report.PERFORMANCE, "circumstances"): report.made_under(result),
+        (report.PERFORMANCE, "handlers"): report.handlers(result["handlers"]),
+        (report.PERFORMANCE, "starts"): report.starts(result["starts"]),
+        (report.VAULT, "measured"): report.deliveries(result["handlers"]),
+        (report.OPERATIONS, "argon2"): argon2.table(
+            result["argon2"], CHOSEN, bill.PASSWORD_MEMORY_MB
+        ),
+    }
 
 
 def main() -> int:
@@ -30,18 +50,14 @@ def main() -> int:
     def progress(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
-    result = {"circumstances": report.circumstances()}
+    result: dict[str, Any] = {"circumstances": report.circumstances()}
     with log_to_nowhere():
         result["handlers"] = suite.run(rounds=arguments.rounds, progress=progress)
+    result["argon2"] = argon2.run(rounds=arguments.rounds, progress=progress)
     nowhere = Cloud(None, None, {name: name for name in table_schemas()}, "arn:aws:kms:key")
     result["starts"] = startup.run(settings(nowhere), rounds=arguments.rounds, progress=progress)
 
-    tables = {
-        (report.PERFORMANCE, "circumstances"): report.made_under(result),
-        (report.PERFORMANCE, "handlers"): report.handlers(result["handlers"]),
-        (report.PERFORMANCE, "starts"): report.starts(result["starts"]),
-        (report.VAULT, "measured"): report.deliveries(result["handlers"]),
-    }
+    tables = pages(result)
     print("\n".join(tables.values()))  # noqa: T201
     if not arguments.no_write:
         report.save("bench", result)

@@ -70,17 +70,26 @@ class RefreshByHand(Refresh):
     handler first, with the tokens that came from here, and the other way round."""
 
     name: str = "refresh, floor"
+    bare = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.shipped = self.call
-        self.call = self.deployment.floor().refresh
+        self.call = self.deployment.floor(bare=self.bare).refresh
 
     def events(self) -> list[Event]:
         by_handler = super().events()
         answers = [self.shipped(each, self.deployment.context("refresh")) for each in by_handler]
         self.check(by_handler, answers)
         return super().events()
+
+
+@dataclass
+class RefreshByHandBare(RefreshByHand):
+    """Below the floor: without `http.client`, over a socket that understands one server alone."""
+
+    name: str = "refresh, floor on a bare socket"
+    bare = True
 
 
 @dataclass
@@ -194,10 +203,35 @@ class Delivery(Case):
 @dataclass
 class DeliveryByHand(Delivery):
     name: str = "delivery, floor"
+    bare = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.call = self.deployment.floor().deliver
+        self.call = self.deployment.floor(bare=self.bare).deliver
+
+
+@dataclass
+class DeliveryByHandBare(DeliveryByHand):
+    name: str = "delivery, floor on a bare socket"
+    bare = True
+
+
+@dataclass
+class OneKey(Delivery):
+    """One key by its name, out of all that there are."""
+
+    def __post_init__(self) -> None:
+        self.name = f"one key of {len(self.deployment.keys):,}"
+        super().__post_init__()
+        self.wanted = max(self.deployment.keys)
+
+    def events(self) -> list[Event]:
+        return [self.deployment.key_event(phone, self.wanted) for phone in self.phones]
+
+    def check(self, events: Sequence[Event], answers: Sequence[Answer]) -> None:
+        expected = {self.wanted: self.deployment.keys[self.wanted]}
+        for phone, event, answer in zip(self.phones, events, answers, strict=True):
+            self.deployment.check_keys(phone, event, answer, expected=expected)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 import jwt
 from joserfc import jwe
+from joserfc.jwe import JWERegistry
 from joserfc.jwk import ECKey
 
 from keyferry.aws_json.connections import Connections
@@ -81,6 +82,14 @@ def counts(endpoint: str) -> dict[str, Any]:
     return told
 
 
+def load(endpoint: str, table: str, row: dict[str, Any], rows: int) -> None:
+    """Put ``rows`` rows like this one into a table of the store, each under a key of its own."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    body = json.dumps({"table": table, "row": row, "rows": rows}).encode()
+    with direct.open(urllib.request.Request(f"{endpoint}/load", body), timeout=600):
+        pass
+
+
 @dataclass
 class Phone(Device):
     """Keeps the last nonce that it was given and puts it into the next proof, as a client does."""
@@ -114,7 +123,7 @@ class Deployment:
     http: httpx.Client = field(default_factory=httpx.Client)
     """Never used: nothing here goes over the network, but to the store."""
 
-    by_hand: Floor | None = None
+    floors: dict[bool, Floor] = field(default_factory=dict)
     connections: list[Connections] = field(default_factory=list)
     """Of the functions: on Lambda they end with the process."""
 
@@ -147,8 +156,8 @@ class Deployment:
                 each.close()
             cloud.dynamodb.close()
             cloud.kms.close()
-            if made.by_hand is not None:
-                made.by_hand.aws.close()
+            for floor in made.floors.values():
+                floor.aws.close()
 
     # ---------------------------------------------------------------- functions
 
@@ -182,13 +191,13 @@ class Deployment:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def floor(self) -> Floor:
+    def floor(self, *, bare: bool = False) -> Floor:
         """With the same keys in memory as a warm function of this deployment."""
-        if self.by_hand is None:
-            self.by_hand = self._floor()
-        return self.by_hand
+        if bare not in self.floors:
+            self.floors[bare] = self._floor(bare=bare)
+        return self.floors[bare]
 
-    def _floor(self) -> Floor:
+    def _floor(self, *, bare: bool) -> Floor:
         cloud = self.cloud
         keyring = UnwrappedKeyring(
             cloud.keyring, cloud.kms, cloud.key_arn, DEPLOYMENT, lambda: int(time.time())
@@ -207,6 +216,7 @@ class Deployment:
                 url.port or 0,
                 self.environment["AWS_ACCESS_KEY_ID"],
                 self.environment["AWS_SECRET_ACCESS_KEY"],
+                bare=bare,
             ),
             issuer=ISSUER,
             clients=dict(CLIENTS),
@@ -260,6 +270,13 @@ class Deployment:
         sent = {"authorization": f"DPoP {token}", "dpop": proof, **headers}
         return gateway_event("GET", "/v1/keys", sent)
 
+    def key_event(self, phone: Phone, name: str) -> Event:
+        token, path = phone.tokens["access_token"], f"/v1/keys/{name}"
+        proof = phone.proof("GET", path, ath=ath(token))
+        sent = {"authorization": f"DPoP {token}", "dpop": proof}
+        event = gateway_event("GET", "/v1/keys/{name}", sent)
+        return event | {"path": path, "pathParameters": {"name": name}}
+
     def authorizer_event(self, phone: Phone) -> Event:
         token = phone.tokens["access_token"]
         claims = {"htu": f"{THEIRS}/greeting", "ath": ath(token)}
@@ -287,17 +304,25 @@ class Deployment:
         phone.hear(answer)
         return tokens
 
-    def check_keys(self, phone: Phone, event: Event, answer: Answer) -> None:
+    def check_keys(
+        self,
+        phone: Phone,
+        event: Event,
+        answer: Answer,
+        *,
+        expected: Mapping[str, str] | None = None,
+    ) -> None:
         """That a delivery opens with the phone's key alone, is signed, answers this very proof, and
-        has every key of the vault in it."""
+        has every key of the vault in it, or those that are ``expected``."""
         assert answer["statusCode"] == 200, answer
         key = ECKey.import_key(phone.private_encryption_jwk())
-        opened = jwe.decrypt_compact(answer["body"], key, algorithms=["ECDH-ES", "A256GCM"])
+        opened = jwe.decrypt_compact(answer["body"], key, registry=large_messages())
         claims = self.verified((opened.plaintext or b"").decode(), audience="ios")
         (proof,) = event["multiValueHeaders"]["dpop"]
         sent = jwt.decode(proof, options={"verify_signature": False})
         assert claims["proof_jti"] == sent["jti"]
-        assert {name: each["value"] for name, each in claims["keys"].items()} == self.keys
+        values = {name: each["value"] for name, each in claims["keys"].items()}
+        assert values == (self.keys if expected is None else expected)
         phone.hear(answer)
 
     def verified(self, token: str, *, audience: str) -> dict[str, Any]:
@@ -341,6 +366,13 @@ def gateway_event(method: str, resource: str, headers: Mapping[str, str], body: 
         "body": body or None,
         "isBase64Encoded": False,
     }
+
+
+def large_messages() -> JWERegistry:
+    """joserfc opens up to 64 KB unless it is told otherwise; a thousand keys are more."""
+    registry = JWERegistry(algorithms=["ECDH-ES", "A256GCM"])
+    registry.max_ciphertext_length = 2**22
+    return registry
 
 
 @contextmanager

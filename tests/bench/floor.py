@@ -17,6 +17,7 @@ import hmac
 import http.client
 import json
 import os
+import socket
 import sys
 import time
 import zlib
@@ -71,7 +72,11 @@ class Aws:
     access_key: str
     secret_key: str
     region: str = "us-east-1"
+    bare: bool = False
+    """Over a socket of its own, in place of `http.client`."""
+
     _connection: http.client.HTTPConnection | None = None
+    _socket: socket.socket | None = None
     _day: str = ""
     _signing_key: bytes = b""
 
@@ -96,30 +101,46 @@ class Aws:
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
         signature = hmac.new(self._signing_key, text.encode(), "sha256").hexdigest()
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection(self.host, self.port, timeout=3)
-        self._connection.request(
-            "POST",
-            "/",
-            body,
-            {
-                "Content-Type": "application/x-amz-json-1.0",
-                "X-Amz-Date": stamp,
-                "X-Amz-Target": target,
-                "Authorization": f"AWS4-HMAC-SHA256 Credential={self.access_key}/{scope}, "
-                f"SignedHeaders={signed}, Signature={signature}",
-            },
-        )
-        response = self._connection.getresponse()
-        answer = response.read()
-        if response.status != 200:
+        headers = {
+            "Content-Type": "application/x-amz-json-1.0",
+            "X-Amz-Date": stamp,
+            "X-Amz-Target": target,
+            "Authorization": f"AWS4-HMAC-SHA256 Credential={self.access_key}/{scope}, "
+            f"SignedHeaders={signed}, Signature={signature}",
+        }
+        status, answer = (self._by_socket if self.bare else self._by_client)(headers, body)
+        if status != 200:
             raise Refused(answer.decode())
         told: dict[str, Any] = json.loads(answer)
         return told
 
+    def _by_client(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(self.host, self.port, timeout=3)
+        self._connection.request("POST", "/", body, headers)
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
+    def _by_socket(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        """Nothing but what this one server answers."""
+        if self._socket is None:
+            self._socket = socket.create_connection((self.host, self.port), timeout=3)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST / HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{lines}"
+        self._socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        received = self._socket.recv(65536)
+        while b"\r\n\r\n" not in received:
+            received += self._socket.recv(65536)
+        told, _, answer = received.partition(b"\r\n\r\n")
+        length = int(told.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        while len(answer) < length:
+            answer += self._socket.recv(65536)
+        return int(told[9:12]), answer
+
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        for each in (self._connection, self._socket):
+            if each is not None:
+                each.close()
 
 
 @dataclass

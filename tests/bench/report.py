@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 RESULTS: Final = ROOT / "tests" / "bench" / "results"
 PERFORMANCE: Final = ROOT / "docs" / "performance.md"
 VAULT: Final = ROOT / "docs" / "vault.md"
+OPERATIONS: Final = ROOT / "docs" / "operations.md"
 PLOT: Final = ROOT / "docs" / "img" / "performance.svg"
 
 PACKAGES: Final = (

@@ -7,12 +7,15 @@ keeps it. Left out is what the emulator does around a call: routing, IAM, the au
     python store.py      # prints its port, and ends when its standard input does
 
 ``GET /counts`` tells which calls came since the last time, and their bytes:
-``{"calls": {"UpdateItem": 1}, "sent": 1200, "received": 900}``.
+``{"process": 123, "calls": {"UpdateItem": 1}, "sent": 1200, "received": 900}``.
+``POST /load`` puts rows into a table that differ in their key alone:
+``{"table": "…", "row": {…}, "rows": 1000000}``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib
 import json
 import os
@@ -69,14 +72,29 @@ class Store:
         self, line: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         if line.startswith("GET /counts "):
-            counts = {"calls": self._calls, "sent": self._sent, "received": self._received}
+            sizes = {"sent": self._sent, "received": self._received}
+            counts = {"process": os.getpid(), "calls": self._calls, **sizes}
             told = json.dumps(counts).encode()
             self._reset()
             return 200, {"Content-Type": "application/json"}, told
+        if line.startswith("POST /load "):
+            self._load(**json.loads(body))
+            return 200, {"Content-Type": "application/json"}, b"{}"
         prefix, _, operation = headers.get("x-amz-target", "").partition(".")
         self._calls[operation] += 1
         status, told, answer = await self._handlers[prefix]("POST", "/", headers, body, {})
         return status, told, answer.encode() if isinstance(answer, str) else answer
+
+    @staticmethod
+    def _load(table: str, row: dict[str, Any], rows: int) -> None:
+        """They share what they have in common, so that a million of them have room in memory."""
+        database = importlib.import_module("ministack.services.dynamodb")
+        found = database._tables.get(table)
+        names = [name for name in (found["pk_name"], found["sk_name"]) if name]
+        for _ in range(rows):
+            key = {name: base64.urlsafe_b64encode(os.urandom(16)).decode()[:22] for name in names}
+            item = {**row, **{name: {"S": value} for name, value in key.items()}}
+            database._set_item(found, *key.values(), item)
 
 
 async def main() -> None:

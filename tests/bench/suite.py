@@ -12,6 +12,7 @@ from tests.bench.cases import (
     Case,
     Delivery,
     DeliveryByHand,
+    DeliveryByHandBare,
     FirstDelivery,
     Forged,
     Login,
@@ -19,6 +20,7 @@ from tests.bench.cases import (
     PasswordHash,
     Refresh,
     RefreshByHand,
+    RefreshByHandBare,
     Retry,
     RetryAgain,
     Reuse,
@@ -36,6 +38,8 @@ LOGINS: Final = 3
 RATIOS: Final = {
     "refresh": ("refresh", "refresh, floor"),
     "delivery": ("delivery, 1 key", "delivery, floor"),
+    "refresh, bare": ("refresh", "refresh, floor on a bare socket"),
+    "delivery, bare": ("delivery, 1 key", "delivery, floor on a bare socket"),
     "retry": ("refresh, the reply was lost", "refresh"),
     "retry again": ("refresh, it was lost again", "refresh"),
     "forged": ("refresh, forged token", "refresh"),
@@ -54,8 +58,9 @@ TARGETS: Final = {"refresh": 1.8, "delivery": 1.8, "retry": 1.05, "forged": 0.2}
 def groups(deployments: dict[int, Deployment], batch: int, logins: int) -> list[list[Case]]:
     """Cases that are compared are in one group, and take turns."""
     one = deployments[VAULTS[0]]
-    refreshes = (Refresh, RefreshByHand, Retry, RetryAgain, Forged, Reuse)
+    refreshes = (Refresh, RefreshByHand, RefreshByHandBare, Retry, RetryAgain, Forged, Reuse)
     deliveries: list[Case] = [Delivery(one, batch), DeliveryByHand(one, batch)]
+    deliveries += [DeliveryByHandBare(one, batch)]
     deliveries += [NothingNew(one, batch), Authorizer(one, batch), FirstDelivery(one, logins)]
     for size in VAULTS[1:]:
         many = deployments[size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -11,36 +12,41 @@ import pytest
 from joserfc.errors import JoseError
 
 from keyferry_cli.local.environments import make_environments
-from tests.bench import startup, suite
+from tests.bench import argon2, growth, startup, suite
 from tests.bench.cases import (
     Authorizer,
     Case,
     Delivery,
     DeliveryByHand,
+    DeliveryByHandBare,
     FirstDelivery,
     Forged,
     Login,
     NothingNew,
     Refresh,
     RefreshByHand,
+    RefreshByHandBare,
     Retry,
     RetryAgain,
     Reuse,
 )
-from tests.bench.deployment import Answer, Deployment, gateway_event, store
+from tests.bench.deployment import Answer, Deployment, gateway_event, load, store
 from tests.bench.measure import cost, log_to_nowhere, processor_ms, ratio
+from tests.bench.peers.servers import ToolkitPeer
 from tests.conftest import ROOT
 from tests.scenarios.system import SETTINGS
 
 CASES: dict[type[Case], dict[str, int]] = {
     Refresh: {"UpdateItem": 1},
     RefreshByHand: {"UpdateItem": 1},
+    RefreshByHandBare: {"UpdateItem": 1},
     Retry: {"UpdateItem": 2},
     RetryAgain: {"UpdateItem": 1},
     Forged: {},
     Reuse: {"UpdateItem": 2},
     Delivery: {"BatchGetItem": 1},
     DeliveryByHand: {"BatchGetItem": 1},
+    DeliveryByHandBare: {"BatchGetItem": 1},
     NothingNew: {"BatchGetItem": 1},
     Authorizer: {"BatchGetItem": 1, "PutItem": 1},
 }
@@ -203,3 +209,92 @@ def test_a_missed_target_is_told() -> None:
 def test_an_event_is_as_api_gateway_makes_it() -> None:
     sample = json.loads((ROOT / "events" / "refresh" / "refresh.json").read_text("utf-8"))
     assert gateway_event("POST", "/v1/token", {}).keys() <= sample.keys()
+
+
+# ---------------------------------------------------------------- growth, other servers, hashes
+
+
+def test_sessions_are_put_into_the_store_without_a_call_for_each(deployment: Deployment) -> None:
+    case = Refresh(deployment, 1)
+    table = deployment.cloud.tables["SessionsTable"]
+    before = deployment.cloud.dynamodb.scan(TableName=table, Select="COUNT")["Count"]
+    row = growth.as_sent(deployment.session(case.phones[0]))
+    load(deployment.endpoint, table, row, 500)
+    rows = deployment.cloud.dynamodb.scan(TableName=table)["Items"]
+    assert len(rows) == before + 500
+    assert len({(each["sub"]["S"], each["sid"]["S"]) for each in rows}) == len(rows)
+    assert len(case.answered()) == 1
+
+
+def test_growth_is_told() -> None:
+    def result(sessions: float, memory: float) -> dict[str, Any]:
+        return {
+            "sessions": {"ratios": {"refresh": {"median": sessions}}},
+            "keys": {"ratios": {"one key": {"median": 1.0}}},
+            "time": {"ratios": {"memory, refresh": memory, "latency, refresh": 1.0}},
+        }
+
+    assert growth.grown(result(1.0, 1.0)) == []
+    assert growth.grown(result(1.2, 1.06)) == [
+        "sessions, refresh: 1.20 is above 1.15",
+        "memory, refresh: 1.06 is above 1.05",
+    ]
+
+
+def test_the_last_third_is_compared_with_the_first() -> None:
+    assert growth.last_by_first([10, 10, 10, 50, 90, 20, 20, 20, 20]) == 2
+    assert growth.last_by_first([10]) == 1
+
+
+@dataclass
+class Told(ToolkitPeer):
+    """A server whose next answer is made up."""
+
+    answer: tuple[int, dict[str, Any]] = (200, {})
+
+    def send(self, token: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+        return *self.answer, {}
+
+
+GOOD = {
+    "access_token": "x" * 30,
+    "refresh_token": "second",
+    "token_type": "Bearer",
+    "scope": "keys",
+}
+
+
+def test_a_peer_whose_answer_is_right_is_measured() -> None:
+    peer = Told("http://127.0.0.1:1", 0, "first", "/", answer=(200, GOOD))
+    peer.refresh()
+    assert (peer.token, peer.old) == ("second", ["first"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (500, {}),
+        (400, {"error": "invalid_grant"}),
+        (200, GOOD | {"refresh_token": "first"}),
+        (200, GOOD | {"access_token": ""}),
+        (200, GOOD | {"scope": ""}),
+    ],
+)
+def test_a_peer_whose_answer_is_wrong_is_not_measured(answer: tuple[int, dict[str, Any]]) -> None:
+    peer = Told("http://127.0.0.1:1", 0, "first", "/", answer=answer)
+    with pytest.raises(AssertionError):
+        peer.refresh()
+
+
+def test_a_peer_that_takes_an_old_token_is_not_measured() -> None:
+    peer = Told("http://127.0.0.1:1", 0, "third", "/", old=["first", "second"], answer=(200, GOOD))
+    with pytest.raises(AssertionError):
+        peer.finish()
+
+
+def test_a_hash_takes_longer_where_there_is_less_processor_and_costs_no_less() -> None:
+    assert argon2.time_ms(30, 1769) == argon2.time_ms(30, 3008) == 30
+    assert argon2.time_ms(30, 1769 // 2) == pytest.approx(60, rel=0.01)
+    assert argon2.usd_a_million(30, 884) == pytest.approx(argon2.usd_a_million(30, 1769), rel=0.01)
+    assert argon2.usd_a_million(30, 3008) > argon2.usd_a_million(30, 1769)
+    assert argon2.processor_ms(argon2.Parameters(64, 1)) > 0

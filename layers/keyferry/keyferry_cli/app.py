@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from keyferry_cli.clients import clients
+from keyferry_cli.cost import cost
 from keyferry_cli.doctor.command import doctor
 from keyferry_cli.events import events
 from keyferry_cli.key_audit import audit_key
@@ -34,6 +35,7 @@ keys.command("import")(import_keys)
 keys.command("audit")(audit_key)
 keys.command("proxy")(set_upstream)
 app.command("openapi")(print_openapi)
+app.command("cost")(cost)
 app.add_typer(users, name="users")
 app.add_typer(providers, name="providers")
 app.add_typer(keys, name="keys")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[4]
-NAMES = ("dev", "emulator", "sam", "runtime", "scan")
+NAMES = ("dev", "emulator", "sam", "runtime", "scan", "peers")
 _READY_MARK = "ready"
 _SECONDS_BETWEEN_REPORTS = 5.0
 
