@@ -8,17 +8,15 @@ import pytest
 
 from keyferry_cli import bill
 from tests.bench import __main__ as bench
-from tests.bench import argon2, growth, report
+from tests.bench import argon2, report
 from tests.bench.peers import __main__ as peers
 
 BENCH = report.load("bench")
 PEERS = report.load("peers")
-GROWTH = report.load("growth")
 
 TABLES = {
     **bench.pages(BENCH),
     (report.PERFORMANCE, "peers"): peers.page(PEERS),
-    (report.PERFORMANCE, "growth"): growth.page(GROWTH),
 }
 
 

@@ -132,7 +132,7 @@ class Stack:
     """What of the template is there and costs something each month."""
 
     kms_keys: int = 3
-    alarms: int = 30
+    alarms: int = 31
     custom_metrics: int = 40
     dashboards: int = 1
     waf_rules: int = 6
