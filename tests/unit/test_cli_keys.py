@@ -616,7 +616,9 @@ def commands_in_documents() -> list[str]:
     return [
         line
         for name in ("README.md", "docs/keys.md", "docs/login.md")
-        for block in re.findall(r"^```\n(.*?)^```$", documented(name), re.MULTILINE | re.DOTALL)
+        for block in re.findall(
+            r"^```[^\n]*\n(.*?)^```$", documented(name), re.MULTILINE | re.DOTALL
+        )
         for line in block.splitlines()
         if line.startswith("keyferry keys ")
     ]
