@@ -5,6 +5,8 @@ PYTHON ?= python3
 PYTEST ?= -n 2
 # More for the simulation, e.g. make simulate SIMULATE='--devices 1000'
 SIMULATE ?=
+# How many examples of each route `make fuzz` makes
+FUZZ_EXAMPLES ?= 1000
 # Where `make deploy` goes to, by samconfig.toml: dev or prod; the role that CloudFormation is to work with, if not yours; and
 # more for sam deploy, e.g. make deploy DEPLOY=--no-confirm-changeset
 STAGE ?= dev
@@ -37,6 +39,10 @@ serve: python ## Keep a local stack up and print how to talk to it
 
 test: python ## Every test
 	@dev=$$($(ENVIRONMENTS) dev emulator sam scan) && exec "$$dev/bin/python" -m pytest $(PYTEST)
+
+fuzz: python ## More requests against the local stack by docs/openapi.json, other ones each time: make fuzz FUZZ_EXAMPLES=2000
+	@dev=$$($(ENVIRONMENTS) dev emulator sam) && FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
+		exec "$$dev/bin/python" -m pytest -n 0 tests/e2e/test_openapi_fuzz.py
 
 simulate: python ## Honest phones and thieves under this rotation and under others: two tables and docs/img/simulation.svg
 	@dev=$$($(ENVIRONMENTS) dev) && exec "$$dev/bin/python" -m tests.simulation --out docs/img/simulation.svg $(SIMULATE)
@@ -91,4 +97,4 @@ python:
 		echo "Keyferry needs Python 3.11 or newer, and $(PYTHON) is not: $$($(PYTHON) --version 2>&1)" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 
-.PHONY: help demo serve test simulate diagram bench bench-peers bench-growth openapi lint format build validate deploy lock environments clean python
+.PHONY: help demo serve test fuzz simulate diagram bench bench-peers bench-growth openapi lint format build validate deploy lock environments clean python

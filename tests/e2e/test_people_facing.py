@@ -85,6 +85,11 @@ def test_serve_ends_with_everything_it_started() -> None:
         assert endpoint is not None, printed
         assert folder is not None, printed
         assert alive(endpoint[1])
+        interface = re.search(
+            r"interface, to read +(http://127\.0\.0\.1:\d+)/$", printed, re.MULTILINE
+        )
+        assert interface is not None, printed
+        assert alive(interface[1])
         serve.send_signal(signal.SIGINT)
         last, _ = serve.communicate(timeout=180)
     finally:
@@ -95,6 +100,7 @@ def test_serve_ends_with_everything_it_started() -> None:
     assert serve.returncode == 0
     assert "nothing is left running" in last
     assert not alive(endpoint[1])
+    assert not alive(interface[1])
     assert not Path(folder[1]).exists()
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from keyferry_cli.local.command import keyferry
 from keyferry_cli.local.emulator import termination_as_exit
-from keyferry_cli.local.environments import ROOT
+from keyferry_cli.local.environments import ROOT, EnvironmentFailedError
+from keyferry_cli.local.reference_page import files, served
 from keyferry_cli.local.stack import LocalStack, LocalStackError
 
 if TYPE_CHECKING:
@@ -105,8 +106,12 @@ def main() -> int:
         ):
             folder = Path(name)
             prepare(stack, folder)
-            with reached_by(ROOT / ".cache" / "serve", folder):
-                print(_welcome(stack, folder), flush=True)
+            print("interface: preparing its page", flush=True)
+            with (
+                reached_by(ROOT / ".cache" / "serve", folder),
+                _interface(stack) as interface,
+            ):
+                print(_welcome(stack, folder, interface), flush=True)
                 threading.Event().wait()
     except (LocalStackError, RuntimeError) as failure:
         print(f"serve: {failure}", file=sys.stderr)
@@ -116,13 +121,26 @@ def main() -> int:
     return 0
 
 
-def _welcome(stack: LocalStack, folder: Path) -> str:
+@contextmanager
+def _interface(stack: LocalStack) -> Iterator[str]:
+    """Where the interface can be read while the block runs, or why it can not."""
+    try:
+        content = files(stack.api_url)
+    except EnvironmentFailedError as failure:
+        yield f"docs/openapi.json; no page: {failure}"
+        return
+    with served(content) as url:
+        yield url
+
+
+def _welcome(stack: LocalStack, folder: Path, interface: str) -> str:
     password = (folder / "password.txt").read_text().strip()
     return f"""
 URL                  {stack.api_url}
 client key, ios      {stack.client_keys["ios"]}
 client key, android  {stack.client_keys["android"]}
 login                {USERNAME} / {password}
+interface, to read   {interface}
 AWS endpoint         {stack.endpoint_url}  (credentials test / test, region us-east-1)
 logs                 {stack.folder}
 
