@@ -101,7 +101,9 @@ def settings(fuzzed: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return file
 
 
-def start(stack: LocalStack, settings: Path, tally: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def start(
+    stack: LocalStack, settings: Path, tally: Path, *arguments: str
+) -> subprocess.Popen[bytes]:
     chosen = [f"--seed={SEED}"] if SEED else ["--generation-deterministic"]
     with tally.with_suffix(".txt").open("w") as report:
         return subprocess.Popen(
