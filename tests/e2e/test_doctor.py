@@ -80,6 +80,7 @@ def test_a_stack_for_development(stack: LocalStack, operator: Operator) -> None:
         "kms-without-context",
         "plan-unthrottled",
         "platform-shut-out",
+        "route-open",
         "stage-unthrottled",
     } <= set(found["clean"])
     assert {each["kind"] for each in found["not_looked"]} == UNKNOWN_TO_THE_EMULATOR
@@ -198,7 +199,7 @@ LEFT_OUT = {
     "lambda:GetPolicy": {"functions", "settings"},
     "dynamodb:DescribeTable": {"tables"},
     "kms:DescribeKey": {"kms_keys"},
-    "apigateway:GET": {"stages", "plans", "client_keys"},
+    "apigateway:GET": {"stages", "routes", "plans", "client_keys"},
     "events:DescribeRule": {"schedules", "logs"},
 }
 """A right of each statement, and what cannot be looked at without that statement. The emulator lets

@@ -38,6 +38,7 @@ from keyferry_cli.doctor.facts import (
     Plan,
     Policy,
     Provider,
+    Route,
     Schedule,
     Settings,
     Stack,
@@ -49,7 +50,13 @@ from keyferry_cli.doctor.facts import (
 from keyferry_cli.doctor.facts import (
     SETTINGS as VARIABLES,
 )
-from keyferry_cli.doctor.look import Look, denies_everybody_to_decrypt, lets_anybody_in
+from keyferry_cli.doctor.look import Look
+from keyferry_cli.doctor.policies import (
+    denies_everybody_to_decrypt,
+    is_about_no_context,
+    is_about_others,
+    lets_anybody_in,
+)
 from keyferry_cli.doctor.rules import CHECKS
 from keyferry_cli.doctor.rules_of_keys import OPEN
 from keyferry_cli.doctor.rules_of_state import EXPIRING, SHORT_LIVED
@@ -116,6 +123,11 @@ GOOD = Facts(
     stack={"keyferry": Stack("UPDATE_COMPLETE", termination_protection=True)},
     settings=settings(),
     stages={"ApiStage": STAGE},
+    routes={
+        "POST /v1/login": Route(client_key=True, iam=False),
+        "GET /openapi.json": Route(client_key=False, iam=True),
+        "GET /.well-known/jwks.json": Route(client_key=False, iam=False),
+    },
     domains={"CustomDomain": Domain("SecurityPolicy_TLS13_1_2_2021_06")},
     firewall={"ApiStage": Firewall(attached=True, blocking_rate_rules=2)},
     plans={"ios": PLAN},
@@ -197,6 +209,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("secrets-in-access-log", stage(access_log_format="$context.identity.apiKey $context.path")),
     ("execution-errors-unlogged", method(logging_level="OFF")),
     ("api-cache-on", stage(cache=True)),
+    ("route-open", {"routes": {"POST /v1/login": Route(client_key=False, iam=False)}}),
     ("own-address-open", stage(own_address=True)),
     ("no-domain", {"domains": {}}),
     ("old-tls", {"domains": {"CustomDomain": Domain("TLS_1_0")}}),
@@ -478,7 +491,7 @@ def test_who_may_invoke_a_function(statement: dict[str, Any], public: bool) -> N
     assert lets_anybody_in(statement) is public
 
 
-DENIAL = {
+DENIAL: dict[str, Any] = {
     "Effect": "Deny",
     "Principal": {"AWS": "*"},
     "Action": ["kms:Encrypt", "kms:Decrypt"],
@@ -501,6 +514,31 @@ DENIAL = {
 )
 def test_whom_the_policy_of_a_kms_key_keeps_off(changes: dict[str, Any], denies: bool) -> None:
     assert denies_everybody_to_decrypt(DENIAL | changes) is denies
+
+
+OURS = "arn:aws:iam::1:role/keyferry-prod/*"
+
+
+@pytest.mark.parametrize(
+    ("condition", "ours_only"),
+    [
+        ({"ArnNotLike": {"aws:PrincipalArn": OURS}}, True),
+        ({"ArnNotLike": {"aws:PrincipalArn": [OURS]}}, True),
+        ({"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::1:role/*"}}, False),
+        ({"ArnNotLike": {"aws:PrincipalArn": [OURS, "arn:aws:iam::1:user/eve"]}}, False),
+        ({"ArnNotLike": {"aws:PrincipalArn": []}}, False),
+        ({"ArnLike": {"aws:PrincipalArn": OURS}}, False),
+        ({"ArnNotLike": {"aws:PrincipalArn": OURS}, "Bool": {"aws:x": "true"}}, False),
+        (DENIAL["Condition"], False),
+    ],
+)
+def test_whether_a_denial_spares_this_stack_alone(
+    condition: dict[str, Any], ours_only: bool
+) -> None:
+    assert is_about_others(DENIAL | {"Condition": condition}, "keyferry-prod") is ours_only
+    assert is_about_no_context(DENIAL | {"Condition": condition}) is (
+        condition == DENIAL["Condition"]
+    )
 
 
 # ── looking, where the emulator has nothing to look at ───────────────────

@@ -84,6 +84,14 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """A method of the REST API, by method and path: what API Gateway itself asks for."""
+
+    client_key: bool
+    iam: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     security_policy: str
 
@@ -214,6 +222,7 @@ class Facts:
     stack: Seen[Stack] = field(default_factory=dict)
     settings: Seen[Settings] = field(default_factory=dict)
     stages: Seen[Stage] = field(default_factory=dict)
+    routes: Seen[Route] = field(default_factory=dict)
     domains: Seen[Domain] = field(default_factory=dict)
     firewall: Seen[Firewall] = field(default_factory=dict)
     plans: Seen[Plan] = field(default_factory=dict)

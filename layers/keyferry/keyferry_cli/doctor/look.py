@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
 from keyferry_cli.client_keys import ClientKeys
+from keyferry_cli.doctor import policies
 from keyferry_cli.doctor.facts import (
     EVERY,
     SETTINGS,
@@ -35,6 +36,7 @@ from keyferry_cli.doctor.facts import (
     Plan,
     Policy,
     Provider,
+    Route,
     Schedule,
     Settings,
     Stack,
@@ -69,17 +71,6 @@ _COMPARED: Final[Mapping[str, str]] = {
 }
 """What of a function's configuration its version is made of, and the word for it."""
 
-_WITHOUT_CONTEXT: Final = {"Null": {"kms:EncryptionContextKeys": "true"}}
-
-_NARROWING: Final = (
-    "aws:sourcearn",
-    "aws:sourceaccount",
-    "aws:principalarn",
-    "aws:principalaccount",
-    "aws:principalorgid",
-)
-"""Condition keys that make less than everybody of the principal *."""
-
 
 @dataclass(frozen=True)  # without slots, for the cached properties
 class Look:
@@ -101,6 +92,7 @@ class Look:
             stack={self.functions.stack: self._stack()},
             settings={_LIVE: _settings(found)},
             stages=self._each("AWS::ApiGateway::Stage", self._stage),
+            routes=_spread(self._routes()),
             domains=domains,
             firewall=self._each("AWS::ApiGateway::Stage", self._firewall),
             plans=_spread(self._plans()),
@@ -205,6 +197,21 @@ class Look:
 
         return _looked("apigateway:GET", look)
 
+    def _routes(self) -> Mapping[str, Route] | Unseen:
+        def look() -> Mapping[str, Route]:
+            pages = self._clients["apigateway"].get_paginator("get_resources")
+            return {
+                f"{verb} {resource['path']}": Route(
+                    client_key=method.get("apiKeyRequired", False),
+                    iam=method.get("authorizationType") == "AWS_IAM",
+                )
+                for page in pages.paginate(restApiId=self._api, embed=["methods"])
+                for resource in page["items"]
+                for verb, method in resource.get("resourceMethods", {}).items()
+            }
+
+        return _looked("apigateway:GET", look)
+
     def _domain(self, name: str) -> Domain | Unseen:
         def look() -> Domain:
             found = self._clients["apigateway"].get_domain_name(domainName=name)
@@ -291,7 +298,7 @@ class Look:
                 policy = functions.get_policy(FunctionName=name, **qualifier)["Policy"]
             except functions.exceptions.ResourceNotFoundException:
                 continue  # no policy: IAM alone decides
-            if any(lets_anybody_in(each) for each in json.loads(policy)["Statement"]):
+            if any(map(policies.lets_anybody_in, json.loads(policy)["Statement"])):
                 return True
         return False
 
@@ -337,15 +344,15 @@ class Look:
             # KMS does not answer for a key that is to be deleted.
             asks = found["KeyState"] == "Enabled"
             policy = json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
-            denials = [each for each in policy["Statement"] if denies_everybody_to_decrypt(each)]
+            denials = [
+                each for each in policy["Statement"] if policies.denies_everybody_to_decrypt(each)
+            ]
             return KmsKey(
                 state=found["KeyState"],
                 rotates=asks and kms.get_key_rotation_status(KeyId=key)["KeyRotationEnabled"],
-                needs_context=any(each["Condition"] == _WITHOUT_CONTEXT for each in denials),
+                needs_context=any(map(policies.is_about_no_context, denials)),
                 ours_only=any(
-                    each["Condition"].keys() == {"ArnNotLike"}
-                    and each["Condition"]["ArnNotLike"].keys() == {"aws:PrincipalArn"}
-                    for each in denials
+                    policies.is_about_others(each, self.functions.stack) for each in denials
                 ),
                 deleted_at=f"{deleted:%Y-%m-%d}" if deleted else "",
             )
@@ -466,31 +473,6 @@ def _settings(
 def _compared(configuration: Mapping[str, Any], part: str) -> Any:
     value = configuration.get(part)
     return [layer["Arn"] for layer in value] if part == "Layers" and value else value
-
-
-def lets_anybody_in(statement: Mapping[str, Any]) -> bool:
-    """Whether a statement of a function's policy is for everybody."""
-    principal = statement.get("Principal")
-    if isinstance(principal, Mapping):
-        principal = principal.get("AWS")
-    named = [principal] if isinstance(principal, str) else principal or []
-    conditions = {key.lower() for tests in statement.get("Condition", {}).values() for key in tests}
-    return (
-        statement.get("Effect") == "Allow"
-        and "*" in named
-        and not conditions.intersection(_NARROWING)
-    )
-
-
-def denies_everybody_to_decrypt(statement: Mapping[str, Any]) -> bool:
-    """Whether a statement of a KMS key's policy keeps everybody whom its condition names off."""
-    principal, actions = statement.get("Principal"), statement.get("Action")
-    return (
-        statement.get("Effect") == "Deny"
-        and principal in ("*", {"AWS": "*"}, {"AWS": ["*"]})
-        and "kms:Decrypt" in ([actions] if isinstance(actions, str) else actions or [])
-        and bool(statement.get("Condition"))
-    )
 
 
 def _api_key(key: Mapping[str, Any]) -> ApiKey:

@@ -14,6 +14,7 @@ from keyferry_cli.doctor.facts import (
     Firewall,
     Function,
     Plan,
+    Route,
     Settings,
     Stage,
 )
@@ -22,6 +23,9 @@ HIGH, MEDIUM, LOW = Severity.HIGH, Severity.MEDIUM, Severity.LOW
 DAY: Final = 86_400
 
 ALL_METHODS: Final = "*/*"
+DISCOVERY: Final = "GET /.well-known/"
+"""What these routes begin with is for everybody."""
+
 LOGIN_ROUTE: Final = "/v1/login/POST"
 WHOLE_PASSWORD: Final = 15
 """Characters: NIST SP 800-63B-4 where the password is the only factor."""
@@ -117,6 +121,11 @@ def _execution_errors_unlogged(_: str, stage: Stage, *__: Any) -> Iterator[str]:
 def _api_cache_on(_: str, stage: Stage, *__: Any) -> Iterator[str]:
     if stage.cache:
         yield "The stage has a cache."
+
+
+def _route_open(name: str, route: Route, *__: Any) -> Iterator[str]:
+    if not route.client_key and not route.iam and not name.startswith(DISCOVERY):
+        yield "API Gateway asks for no client key here, so no usage plan throttles it."
 
 
 def _own_address_open(_: str, stage: Stage, facts: Facts, *__: Any) -> Iterator[str]:
@@ -305,6 +314,12 @@ CHECKS: Final = (
         "Answers are credentials; one caller could be given those of another.",
         "Switch the cache off.",
         _api_cache_on,
+    ),
+    Check(
+        "route-open", "routes", HIGH, HIGH,
+        "Whoever likes can call it, as often as the stage lets all callers together.",
+        "Deploy again; the API was changed by hand.",
+        _route_open,
     ),
     Check(
         "own-address-open", "stages", HIGH, HIGH,
