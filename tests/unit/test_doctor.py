@@ -524,6 +524,9 @@ OURS = "arn:aws:iam::1:role/keyferry-prod/*"
     [
         ({"ArnNotLike": {"aws:PrincipalArn": OURS}}, True),
         ({"ArnNotLike": {"aws:PrincipalArn": [OURS]}}, True),
+        ({"ArnNotLike": {"aws:PrincipalArn": [OURS.replace("*", "proxy/*")]}}, True),
+        ({"ArnNotLike": {"aws:PrincipalArn": OURS.replace("keyferry-prod", "other")}}, False),
+        ({"ArnNotLike": {"aws:PrincipalArn": OURS.replace("keyferry-prod/", "")}}, False),
         ({"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::1:role/*"}}, False),
         ({"ArnNotLike": {"aws:PrincipalArn": [OURS, "arn:aws:iam::1:user/eve"]}}, False),
         ({"ArnNotLike": {"aws:PrincipalArn": []}}, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -50,11 +51,12 @@ def is_about_no_context(denial: Statement) -> bool:
 
 
 def is_about_others(denial: Statement, stack: str) -> bool:
-    """Whether it keeps off whoever is no role of this stack, all of which have its name as their
-    path."""
+    """Whether it keeps off whoever is no role of this stack: their paths begin with its name, and go
+    on with that of the function."""
     condition = denial["Condition"]
     if condition.keys() != {"ArnNotLike"} or condition["ArnNotLike"].keys() != {"aws:PrincipalArn"}:
         return False
     named = condition["ArnNotLike"]["aws:PrincipalArn"]
     roles = [named] if isinstance(named, str) else named
-    return bool(roles) and all(role.endswith(f":role/{stack}/*") for role in roles)
+    ours = re.compile(rf"arn:[a-z-]+:iam::[0-9]+:role/{re.escape(stack)}/([a-z_]+/)?\*")
+    return bool(roles) and all(ours.fullmatch(role) for role in roles)
