@@ -80,7 +80,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         LocalUpstream.start() as upstream,
         LocalStack.start(
             progress=lambda _: None,
-            parameters={"SelfRegistration": "true", "LocalUpstream": upstream.connect_to},
+            parameters={
+                "SelfRegistration": "true",
+                "ServeOpenApi": "true",
+                "LocalUpstream": upstream.connect_to,
+            },
         ) as stack,
     ):
         client = stack.boto3_client("lambda")

@@ -76,6 +76,7 @@ ROUTES: Final = {
     ("POST", "/v1/mfa/totp/remove"): "mfa",
     ("GET", "/.well-known/jwks.json"): "discovery",
     ("GET", "/.well-known/openid-configuration"): "discovery",
+    ("GET", "/openapi.json"): "open_api",
 }
 
 

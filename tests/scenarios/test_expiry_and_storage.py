@@ -82,6 +82,7 @@ class TestConsistency:
         form = {"token": last.tokens["refresh_token"]}
         assert last.call("POST", "/v1/revoke", data=form, proof=None).status_code == 200
         assert last.call("GET", "/.well-known/jwks.json", proof=None).status_code == 200
+        assert last.call("GET", "/openapi.json", proof=None).status_code == 200
         system.keyring("keyring.show")
         system.keyring("keyring.rotate")
         anybody = {"roles": ["*"]}
