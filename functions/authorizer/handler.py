@@ -3,4 +3,4 @@
 from keyferry.authorizer.authorize import Authorizer
 from keyferry.edge.telemetry import logger
 
-lambda_handler = logger.inject_lambda_context(Authorizer.from_environ(), clear_state=True)
+lambda_handler = logger.inject_lambda_context(Authorizer.from_environ())

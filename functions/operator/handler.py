@@ -3,4 +3,4 @@
 from keyferry.edge.telemetry import logger
 from keyferry.operator.commands import Operator
 
-lambda_handler = logger.inject_lambda_context(Operator.from_environ(), clear_state=True)
+lambda_handler = logger.inject_lambda_context(Operator.from_environ())

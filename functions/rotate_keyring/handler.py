@@ -3,4 +3,4 @@
 from keyferry.edge.telemetry import logger
 from keyferry.keyring.rotate import RotateKeyring
 
-lambda_handler = logger.inject_lambda_context(RotateKeyring.from_environ(), clear_state=True)
+lambda_handler = logger.inject_lambda_context(RotateKeyring.from_environ())

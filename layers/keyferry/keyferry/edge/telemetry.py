@@ -10,25 +10,73 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import traceback
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.logging.formatter import BasePowertoolsFormatter
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 NAMESPACE: Final = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Keyferry")
 """``Keyferry/<stack>`` when deployed: two stacks of one account must not trip each other's alarms."""
 
 # What no line shows is not looked up for every line (Python's "Logging HOWTO", Optimization).
+logging._srcfile = None
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
-logger = Logger(
-    # Once; Powertools' own would make one for every line.
-    json_serializer=json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode,
-    # Powertools would see of every message whether it is JSON; ours are words.
-    json_deserializer=str,
-)
+_RECORD: Final = frozenset(vars(logging.makeLogRecord({})))
+"""What every record of `logging` has; whatever else one has, came by ``extra``."""
+
+_TRACE: Final = "_X_AMZN_TRACE_ID"
+"""Where Lambda puts ``Root=…;Parent=…;Sampled=…`` for each request, if it is traced."""
+
+
+class LineFormatter(BasePowertoolsFormatter):
+    """Lines as Powertools' own formatter writes them, in half the time: messages are words, keys are
+    no templates, and no line has a stack trace (`failure` says what may be told of an exception)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: dict[str, Any] = {}
+        # Once; `json.dumps` would make one for every line.
+        self._encode = json.JSONEncoder(
+            ensure_ascii=False, default=str, separators=(",", ":")
+        ).encode
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
+        line = {
+            "level": record.levelname,
+            "message": record.getMessage(),
+            "timestamp": f"{moment},{int(record.msecs):03d}+0000",
+            **self._keys,
+        }
+        for name, value in vars(record).items():
+            if name not in _RECORD:
+                line[name] = value
+        trace = os.environ.get(_TRACE)
+        if trace is not None:
+            line["xray_trace_id"] = trace.partition(";")[0].removeprefix("Root=")
+        return self._encode(line)
+
+    def append_keys(self, **additional_keys: Any) -> None:
+        """For every line from here on. None takes a key away."""
+        for name, value in additional_keys.items():
+            if value is None:
+                self._keys.pop(name, None)
+            else:
+                self._keys[name] = value
+
+    def clear_state(self) -> None:
+        self._keys.clear()
+
+    def thread_safe_clear_keys(self) -> None:
+        """There are none: an instance answers one request at a time."""
+
+
+logger = Logger(logger_formatter=LineFormatter())
 
 
 class Metric(StrEnum):
