@@ -20,6 +20,7 @@ from keyferry.edge.fields import Malformed
 from keyferry.edge.request import Request
 from keyferry.errors import ERRORS
 from keyferry.login.request import LoginRequest
+from keyferry.sessions import encryption_key
 from keyferry.vault import delivery
 from keyferry.vault.access import Reason
 from keyferry.vault.model import NAME
@@ -259,6 +260,17 @@ def test_a_login_is_described_for_every_choice_of_members() -> None:
         assert described.is_valid(body) == right, body
         accepted += right
     assert accepted > 300
+
+
+def test_the_examples_of_a_login_are_logins() -> None:
+    schemas = openapi.document()["components"]["schemas"]
+    for name, (needed, allowed, _) in WAYS_IN.items():
+        (example,) = schemas[name]["examples"]
+        assert validator("LoginRequest").is_valid(example)
+        body = LoginRequest.from_members(example)
+        key = encryption_key.read(body.device.encryption_key, allow_rsa=False)
+        assert key.alg == "ECDH-ES"
+        assert set(needed) <= set(example) <= {*needed, *allowed, "device"}
 
 
 def test_each_way_in_has_members_of_the_model() -> None:

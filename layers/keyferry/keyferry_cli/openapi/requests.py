@@ -53,6 +53,7 @@ WAYS_IN: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]]] = {
 """The ways of `LoginRequest`: members that each needs, and that each may have."""
 
 _COORDINATE: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}
+# The public key of RFC 7517 Appendix A.1.
 _EXAMPLE_X: Final = "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4"
 _EXAMPLE_Y: Final = "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"
 _AGREEMENT: Final[Schema] = {
@@ -116,6 +117,18 @@ ENCRYPTION_KEYS: Final[Mapping[str, Schema]] = {
     ),
 }
 
+_EXAMPLES: Final[Mapping[str, Schema]] = {
+    "PasswordLogin": {"username": "ana", "password": "correct horse battery staple"},
+    "ContinuedLogin": {"auth_session": "eyJ…", "otp": "492039"},
+    "ProviderLogin": {"provider": "google", "id_token": "eyJ…", "nonce": "5f1d…"},
+}
+_EXAMPLE_DEVICE: Final[Schema] = {
+    "name": "Ana's phone",
+    "platform": "ios",
+    "app_version": "1.2.0",
+    "encryption_key": {"kty": "EC", "crv": "P-256", "x": _EXAMPLE_X, "y": _EXAMPLE_Y},
+}
+
 _BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NULL: Final[Schema] = {"type": "null"}
 
@@ -134,6 +147,7 @@ def schemas() -> dict[str, Schema]:
     }
     for name, (needed, allowed, description) in WAYS_IN.items():
         found[name] = _way_in(login, needed, allowed, description)
+        found[name]["examples"] = [{**_EXAMPLES[name], "device": _EXAMPLE_DEVICE}]
     refresh = found["RefreshRequest"]
     refresh["properties"]["grant_type"] = {"const": "refresh_token"}
     proxy = found["ProxyRequest"]
