@@ -20,6 +20,11 @@ MADE_BY_SAM = {("AWS::ApiGateway::Stage.ApiStage", "CKV_AWS_120")}
 """SAM makes the stage of the API and leaves the API's reason with the API."""
 
 
+NESTED_BY_SAM = "W1028"
+"""SAM puts the condition of a function around its path, its method and its integration, one inside of
+the other; so what is for the condition's other value is not reachable in the inner two."""
+
+
 @pytest.fixture(scope="module")
 def transformed(
     variants: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
@@ -33,7 +38,13 @@ def test_cfn_lint(transformed: Path) -> None:
     """`sam validate --lint`, which test_template.py runs, is cfn-lint on the source."""
     make_environments(("sam",), root=ROOT)
     done = subprocess.run(
-        [environment_program("sam", "cfn-lint"), transformed],
+        [
+            environment_program("sam", "cfn-lint"),
+            "--ignore-checks",
+            NESTED_BY_SAM,
+            "--",
+            transformed,
+        ],
         env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1"},
         capture_output=True,
         text=True,
