@@ -34,10 +34,13 @@ VAULTS: Final = (1, 10, 100, 1000)
 FUNCTIONS: Final = ("refresh", "deliver_key")
 PAUSE_SECONDS: Final = 0.5
 """Between two rounds, so that no throttle of the usage plan has a say."""
+ONE_PROCESS: Final = 3_600
+"""Refreshes."""
+
 SAMPLES: Final = 12
 """Of each function's memory over the run, and as many pieces of its latency."""
 
-FLAT: Final = {"sessions": 1.15, "one key": 1.5, "memory": 1.05, "latency": 1.5}
+FLAT: Final = {"sessions": 1.15, "one key": 1.5, "memory": 1.05, "process": 1.01, "latency": 1.5}
 """The highest that pass: the most rows by the fewest, the largest vault by the smallest for one key, and of
 a run's last third by its first. Latency has room for what else the machine does meanwhile."""
 
@@ -92,6 +95,25 @@ def of_keys(sizes: Sequence[int], rounds: int, batch: int = 3) -> dict[str, Any]
             "all keys": ratio(times[names[-2]], times[names[0]]).members(3),
             "one key": ratio(times[names[-1]], times[names[1]]).members(3),
         },
+    }
+
+
+def in_one_process(requests: int = ONE_PROCESS) -> dict[str, Any]:
+    """Memory of this process, in which the handler alone answers, refresh after refresh."""
+    pieces = []
+    with ExitStack() as stack:
+        deployment = stack.enter_context(Deployment.create(stack.enter_context(store()), keys=1))
+        case = Refresh(deployment, 1)
+        for _ in range(SAMPLES):
+            for _ in range(requests // SAMPLES):
+                case.answered()
+            status = Path("/proc/self/status").read_text()
+            (resident,) = (line.split()[1] for line in status.splitlines() if "VmRSS" in line)
+            pieces.append(round(int(resident) / 1024, 2))
+    return {
+        "requests": requests // SAMPLES * SAMPLES,
+        "memory_mib": pieces,
+        "ratio": round(last_by_first(pieces), 3),
     }
 
 
@@ -234,6 +256,13 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     limits = f"memory ≤ {FLAT['memory']}, latency ≤ {FLAT['latency']}"
     lines.append(f"| last third by first ({limits}) | {' | '.join(cells)} |")
+    alone = result["process"]
+    lines += [
+        "",
+        f"The same handler without the emulator's worker around it: {alone['requests']:,} refreshes in one process, whose memory is"
+        f" {alone['memory_mib'][0]:.1f} MiB after the first twelfth of them and {alone['memory_mib'][-1]:.1f} MiB at the end;"
+        f" last third by first **{alone['ratio']:.3f}** (≤ {FLAT['process']}).",
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -242,6 +271,7 @@ def grown(result: Mapping[str, Any]) -> list[str]:
     found = {
         ("sessions", name): each["median"] for name, each in result["sessions"]["ratios"].items()
     }
+    found["process", "refresh"] = result["process"]["ratio"]
     found["one key", "by its name"] = result["keys"]["ratios"]["one key"]["median"]
     for name, value in result["time"]["ratios"].items():
         limit, _, function = name.partition(", ")
@@ -282,6 +312,8 @@ def main() -> int:
         result["sessions"] = of_sessions(sizes, arguments.rounds)
         progress(f"keys: {', '.join(f'{each:,}' for each in VAULTS)}")
         result["keys"] = of_keys(VAULTS, arguments.rounds)
+        progress(f"one process: {ONE_PROCESS:,} refreshes")
+        result["process"] = in_one_process()
         result["time"] = over_time(arguments.minutes, progress)
     print(page(result), end="")  # noqa: T201
     if not arguments.no_write:

@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 
 RESULTS: Final = ROOT / "tests" / "bench" / "results"
 PERFORMANCE: Final = ROOT / "docs" / "performance.md"
+README: Final = ROOT / "README.md"
 VAULT: Final = ROOT / "docs" / "vault.md"
 OPERATIONS: Final = ROOT / "docs" / "operations.md"
 PLOT: Final = ROOT / "docs" / "img" / "performance.svg"
@@ -165,6 +166,25 @@ def deliveries(result: Result) -> str:
             f"| {size} | {calls} | {result['read_units'][name]} | {made['answer']:,} |"
             f" {full:.2f} | {none:.2f} |"
         )
+    return "\n".join([*lines, ""])
+
+
+def headline() -> str:
+    """The table of the README, of what is kept under `RESULTS`."""
+    bench, peers = load("bench"), load("peers")
+    warm, started, others = bench["handlers"]["ratios"], bench["starts"]["ratios"], peers["ratios"]
+    lines = ["| processor time of | by that of | ratio |", "|---|---|--:|"]
+    for of, to, found in (
+        ("a refresh", "the same work [all by hand](tests/bench/floor.py)", warm["refresh"]),
+        ("a delivery", "the same work all by hand", warm["delivery"]),
+        ("a refresh over HTTP", "npm's oidc-provider, with DPoP", others["oidc-provider, DPoP"]),
+        ("a refresh over HTTP", "django-oauth-toolkit", others["django-oauth-toolkit"]),
+        *(
+            (f"a start of `{name}`", "a hello-world with Logger and boto3", started[name])
+            for name in startup.TARGETS
+        ),
+    ):
+        lines.append(f"| {of} | {to} | {found['median']:.2f} |")
     return "\n".join([*lines, ""])
 
 

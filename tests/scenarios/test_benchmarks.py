@@ -231,6 +231,7 @@ def test_growth_is_told() -> None:
         return {
             "sessions": {"ratios": {"refresh": {"median": sessions}}},
             "keys": {"ratios": {"one key": {"median": 1.0}}},
+            "process": {"ratio": 1.0},
             "time": {"ratios": {"memory, refresh": memory, "latency, refresh": 1.0}},
         }
 

@@ -74,7 +74,7 @@ def assumed() -> str:
         "wait for a call of AWS, ms": f"{ASSUMED.call_ms:g}",
         "wait for the upstream of a proxied request, ms": f"{ASSUMED.upstream_ms:g}",
         "log bytes of a request": f"{ASSUMED.log_bytes:,}",
-        "cold starts, of all requests": f"{ASSUMED.starts:.1%}",
+        "cold starts, of all requests": f"{100 * ASSUMED.starts:g} %",
         "processor time of a cold start, ms": f"{ASSUMED.start_cpu_ms:g}",
         "KMS calls of a cold start": f"{ASSUMED.start_decrypts}",
     }

@@ -187,6 +187,7 @@ def main() -> int:
     if not arguments.no_write:
         report.save("peers", result)
         report.write(report.PERFORMANCE, "peers", text)
+        report.write(report.README, "performance", report.headline())
     above = missed(result["ratios"], TARGETS)
     for line in above:
         print(f"target missed: {line}", file=sys.stderr)  # noqa: T201
