@@ -84,6 +84,8 @@ class Rights:
             assert application.startswith(_APPLICATION)
             role, attribute = properties["Role"]["Fn::GetAtt"]
             assert attribute == "Arn"
+            if role not in self.physical:
+                continue  # of a function that this stack does not have
             assert not self.resources[role]["Properties"].get("ManagedPolicyArns")
             found[application.removeprefix(_APPLICATION)] = tuple(
                 Statement.parse(self._resolved(statement))
@@ -100,6 +102,8 @@ class Rights:
             if resource["Type"] == "AWS::Lambda::Function":
                 application = resource["Properties"]["Environment"]["Variables"][_UA]
                 role, _ = resource["Properties"]["Role"]["Fn::GetAtt"]
+                if role not in self.physical:
+                    continue
                 path = self._resolved(self.resources[role]["Properties"].get("Path", "/"))
                 arn = f"arn:aws:iam::{ACCOUNT}:role{path}{self.physical[role]}"
                 found[application.removeprefix(_APPLICATION)] = arn

@@ -318,13 +318,15 @@ def test_nor_that_of_a_user_whose_hash_was_imported(
 def test_a_difference_of_five_per_cent_would_be_found(
     handler: Handler, capsys: pytest.CaptureFixture[str], share: float
 ) -> None:
-    """Of two that are the same, one is made to work 5 % longer: of its own time each time, as a
-    machine that others use is not equally fast for long."""
+    """Of two that are the same, one is made to work longer: of its own time each time, as a machine
+    that others use is not equally fast for long. What is 5 % is the difference from the baseline,
+    so a baseline that is to seem slow has to take 1 / 0.95 of the other one's time."""
+    longer_by = 1 + share if share > 0 else 1 / (1 + share)
 
     def longer() -> None:
         started = time.thread_time_ns()
         fail(handler, BASELINE)
-        until = started + (time.thread_time_ns() - started) * (1 + DIFFERENCE)
+        until = started + (time.thread_time_ns() - started) * longer_by
         while time.thread_time_ns() < until:
             pass
 
