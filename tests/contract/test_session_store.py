@@ -226,6 +226,128 @@ def test_one_generation_counts_once_however_often_it_is_asked_for(cloud: Cloud) 
     assert read(cloud, row).suspicion == POINTS_FOR_TWICE
 
 
+@dataclass
+class Counted:
+    """A client of DynamoDB that counts the writes."""
+
+    client: Any
+    writes: int = 0
+
+    def update_item(self, **request: Any) -> Any:
+        self.writes += 1
+        return self.client.update_item(**request)
+
+
+class TestWhereTheRotationWasMade:
+    """An instance remembers how it left a session, and begins a retry with the count."""
+
+    def moved(self, cloud: Cloud, **changes: Any) -> tuple[Session, SessionStore, Counted]:
+        row = fresh(**changes)
+        put(cloud, row)
+        client = Counted(cloud.dynamodb)
+        store: Any = replace(cloud.sessions, client=client, _moved={})
+        assert rotate(store, present(row, request_id="first")).outcome is Outcome.ROTATED
+        assert client.writes == 1
+        return row, store, client
+
+    def test_the_retry_is_one_write(self, cloud: Cloud) -> None:
+        row, store, client = self.moved(cloud)
+        retried = rotate(store, present(row, request_id="second"))
+        assert retried == Rotation(Outcome.RETRIED, read(cloud, row))
+        assert read(cloud, row).suspicion == POINTS_FOR_TWICE
+        assert client.writes == 2
+        again = rotate(store, present(row, request_id="third"))
+        assert again == Rotation(Outcome.RETRIED, read(cloud, row))
+        assert read(cloud, row).suspicion == POINTS_FOR_TWICE, "counted once"
+        assert client.writes == 3
+
+    def test_elsewhere_it_is_two(self, cloud: Cloud) -> None:
+        row, _, client = self.moved(cloud)
+        elsewhere: Any = replace(cloud.sessions, client=client, _moved={})
+        retried = rotate(elsewhere, present(row, request_id="second"))
+        assert retried == Rotation(Outcome.RETRIED, read(cloud, row))
+        assert client.writes == 3
+
+    def test_a_follower_is_reported_from_either(self, cloud: Cloud) -> None:
+        row, store, _ = self.moved(cloud, generation=0)
+        elsewhere: Any = replace(store, _moved={})
+        reported = []
+        for generation in range(12):
+            asked = present(row, generation=generation)
+            if generation:
+                rotate(store, replace(asked, request_id=f"owner {generation}"))
+            where = store if generation % 2 else elsewhere
+            reported.append(rotate(where, replace(asked, request_id=f"{generation}")).followed)
+        assert reported == [False] * 10 + [True] * 2
+
+    @pytest.mark.parametrize(
+        "since",
+        [
+            {"status": Status.LOGGED_OUT},
+            {"status": Status.COMPROMISED},
+            {"generation": 9, "rotated_at": NOW - 60},
+            {"generation": 10, "rotated_at": NOW - 60},
+            {"generation": 7},
+            {"generation": 3},
+            {"suspected_at": 8, "suspicion": 4},
+            {"suspected_at": 5, "suspicion": 31},
+            {"idle_expires_at": NOW},
+            {"absolute_expires_at": NOW},
+            {"jkt": "of another device"},
+            {"client_id": "of another client"},
+            {"secret_hash": b"of another session" * 2},
+            {"roles": ("new",)},
+            {"mac_kid": "newer kid"},
+            {},
+        ],
+    )
+    @pytest.mark.parametrize(
+        "asking",
+        [
+            {},
+            {"jkt": "thief"},
+            {"jkt": ""},
+            {"client_id": "android"},
+            {"secret_hash": b"x" * 32},
+            {"request_id": "first"},
+            {"made_after": None},
+            {"generation": 6},
+            {"generation": 8},
+        ],
+    )
+    def test_what_is_remembered_decides_nothing(
+        self, shared: Cloud, since: dict[str, Any], asking: dict[str, Any]
+    ) -> None:
+        """Whatever has become of the row since: outcome and row are those of an instance that
+        remembers nothing."""
+        asked = {"generation": 7, "request_id": "second", "made_after": NOW + 1} | asking
+        seen = []
+        for forget in (False, True):
+            row, store, _ = self.moved(shared, generation=7)
+            left = read(shared, row)
+            put(shared, replace(left, **since))
+            if forget:
+                store = replace(store, _moved={})
+            rotation = rotate(store, present(row, **asked))
+            after = read(shared, row)
+            plain = {"sub": "", "sid": ""}
+            told = rotation.session and replace(rotation.session, **plain)
+            if rotation.outcome is Outcome.RETRIED and told:
+                # The row before the count or after it: what a successor is made of is the same.
+                told = replace(told, suspicion=0, suspected_at=0)
+            seen.append((rotation.outcome, rotation.followed, told, replace(after, **plain)))
+        assert seen[0] == seen[1]
+
+    def test_so_many_and_no_more(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("keyferry.sessions.store._REMEMBERED", 2)
+        store = cloud.sessions
+        rows = [fresh() for _ in range(3)]
+        for row in rows:
+            put(cloud, row)
+            rotate(store, present(row))
+        assert list(store._moved) == [row.sid for row in rows[1:]]
+
+
 def test_another_device_key_raises_no_suspicion(cloud: Cloud) -> None:
     row = fresh()
     put(cloud, row)

@@ -204,9 +204,10 @@ def test_the_calls_of_every_path(
     assert refreshed == {"UpdateItem": 1}
     lost = warm.tokens["refresh_token"]
     assert warm.refresh().status_code == 200
-    # Counted as a generation that was asked for twice, once.
+    # Counted as a generation that was asked for twice, once; and by the instance that made the
+    # rotation, which knows how it left the session. Another one needs a second UpdateItem.
     _, retried = count("refresh, the reply was lost", 200, lambda: warm.refresh(lost))
-    assert retried == {"UpdateItem": 2}
+    assert retried == {"UpdateItem": 1}
     _, again_retried = count("refresh, it was lost again", 200, lambda: warm.refresh(lost))
     assert again_retried == {"UpdateItem": 1}
 

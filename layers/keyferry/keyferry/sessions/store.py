@@ -7,13 +7,16 @@ decide(row) ──refused or same successor──► answer (still one round tri
    │ reuse, heal, the first retry of a generation, a retry of a bearer client
    ▼
 a second write, under the condition that the row is still the one decided on
+
+The phone that has lost a reply asks again within seconds, and comes to the same function instance as
+a rule. That one has the row in memory as it left it, and begins with the second write.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,6 +69,19 @@ MADE_SINCE_THE_LAST: Final = (
     "(attribute_not_exists(encryption_key_set_at) OR encryption_key_set_at < :made_after)"
 )
 
+COUNT_TWICE: Final = " AND ".join(
+    (
+        "generation = :seen",
+        "suspected_at = :before",
+        ACTIVE,
+        SAME_DEVICE_KEY,
+        SAME_CLIENT,
+        SAME_SECRET,
+        NOT_IDLE_EXPIRED,
+        NOT_ABSOLUTELY_EXPIRED,
+    )
+)
+
 REPLACE_KEY: Final = (
     ACTIVE,
     SAME_DEVICE_KEY,
@@ -84,6 +100,9 @@ EXPIRY_MARGIN_SECONDS: Final = DAY
 is still told apart from junk. The code checks expiry itself: TTL is late by hours."""
 
 _RECIPIENT_ATTRIBUTES: Final = frozenset({"encryption_key", "encryption_x", "encryption_y"})
+
+_REMEMBERED: Final = 1_000
+"""Sessions of which an instance knows how it left them."""
 
 _DECISIONS: Final = 5
 """How often a row may change under a decision before the request is told to come back."""
@@ -116,6 +135,8 @@ class KeyReplacement(Enum):
 class SessionStore:
     client: DynamoDBClient
     table: str
+    _moved: dict[str, Session] = field(default_factory=dict, repr=False, compare=False)
+    """By ``sid``: rows as the last rotations here left them. Nothing is decided by them alone."""
 
     def rotate(
         self, presented: Presented, *, now: int, idle_seconds: int, mac_kid: str
@@ -126,12 +147,19 @@ class SessionStore:
         a retry derives the very same token. Raise `Unavailable` when AWS fails or the row keeps
         changing; nothing is lost then, and the same request may be made again.
         """
+        left = self._moved.pop(presented.sid, None)
+        if left is not None and decide(left, presented, now) is Outcome.RETRIED:
+            retried = self._count_twice(left, presented, now)
+            if retried is not None:
+                return retried
         expected = presented.generation
         for _ in range(_DECISIONS):
             moved, row = self._move(
                 presented, expected=expected, now=now, idle_seconds=idle_seconds, mac_kid=mac_kid
             )
             if moved:
+                if row is not None:
+                    self._remember(row)
                 healed = expected != presented.generation
                 return Rotation(Outcome.HEALED if healed else Outcome.ROTATED, row)
             outcome = decide(row, presented, now)
@@ -147,7 +175,7 @@ class SessionStore:
                     if self._compromise(row, request_id=presented.request_id):
                         return Rotation(outcome, row)
                 case Outcome.RETRIED:
-                    return Rotation(outcome, row, followed=self._suspect(row))
+                    return self._count_twice(row, presented, now) or Rotation(outcome, row)
                 case Outcome.RETRIED_BEARER:
                     if self._count_retry(row, now, request_id=presented.request_id):
                         return Rotation(outcome, row)
@@ -392,21 +420,22 @@ class SessionStore:
         )
         return counted or _marked(refused, "retried_by", request_id)
 
-    def _suspect(self, row: Session) -> bool:
-        """Count a generation that was asked for twice, once. Return whether it is one too many.
+    def _count_twice(self, row: Session, presented: Presented, now: int) -> Rotation | None:
+        """Count a generation that was asked for twice, once. None when it was counted before, or
+        the row is not as ``row`` any more.
 
         Of racing retries one counts. A write that is lost to a race or to an SDK's second attempt
         is not made again: a session that is followed comes by at its next generation.
         """
         if row.suspected_at == row.generation:
-            return False
+            return None
         points = suspicion(row)
-        counted, _ = write_if(
+        counted, after = write_if(
             self.client.update_item,
             "dynamodb:UpdateItem session",
             TableName=self.table,
             Key={"sub": {"S": row.sub}, "sid": {"S": row.sid}},
-            ConditionExpression=f"{ACTIVE} AND generation = :seen AND suspected_at = :before",
+            ConditionExpression=COUNT_TWICE,
             UpdateExpression="SET suspicion = :points, suspected_at = :seen",
             ExpressionAttributeNames={"#status": "status"},
             ExpressionAttributeValues={
@@ -414,9 +443,23 @@ class SessionStore:
                 ":seen": {"N": str(row.generation)},
                 ":before": {"N": str(row.suspected_at)},
                 ":points": {"N": str(points)},
+                ":jkt": {"S": presented.jkt},
+                ":client_id": {"S": presented.client_id},
+                ":secret_hash": {"B": presented.secret_hash},
+                ":now": {"N": str(now)},
             },
+            ReturnValues="ALL_NEW",
         )
-        return counted and points >= FOLLOWED_POINTS
+        if not counted or after is None:
+            return None
+        return Rotation(
+            Outcome.RETRIED, session_from_item(after), followed=points >= FOLLOWED_POINTS
+        )
+
+    def _remember(self, row: Session) -> None:
+        while len(self._moved) >= _REMEMBERED:
+            del self._moved[next(iter(self._moved))]  # the one that was moved longest ago
+        self._moved[row.sid] = row
 
 
 def _marked(row: Mapping[str, Any] | None, attribute: str, request_id: str) -> bool:
