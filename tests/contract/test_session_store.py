@@ -330,7 +330,7 @@ class TestWhereTheRotationWasMade:
                 store = replace(store, _moved={})
             rotation = rotate(store, present(row, **asked))
             after = read(shared, row)
-            plain = {"sub": "", "sid": ""}
+            plain: dict[str, Any] = {"sub": "", "sid": ""}
             told = rotation.session and replace(rotation.session, **plain)
             if rotation.outcome is Outcome.RETRIED and told:
                 # The row before the count or after it: what a successor is made of is the same.
