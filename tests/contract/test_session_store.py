@@ -245,10 +245,13 @@ class TestWhereTheRotationWasMade:
         row = fresh(**changes)
         put(cloud, row)
         client = Counted(cloud.dynamodb)
-        store: Any = replace(cloud.sessions, client=client, _moved={})
+        store = self.forgetful(cloud, client)
         assert rotate(store, present(row, request_id="first")).outcome is Outcome.ROTATED
         assert client.writes == 1
         return row, store, client
+
+    def forgetful(self, cloud: Cloud, client: Any) -> SessionStore:
+        return SessionStore(client, cloud.tables["SessionsTable"])
 
     def test_the_retry_is_one_write(self, cloud: Cloud) -> None:
         row, store, client = self.moved(cloud)
@@ -263,14 +266,14 @@ class TestWhereTheRotationWasMade:
 
     def test_elsewhere_it_is_two(self, cloud: Cloud) -> None:
         row, _, client = self.moved(cloud)
-        elsewhere: Any = replace(cloud.sessions, client=client, _moved={})
+        elsewhere = self.forgetful(cloud, client)
         retried = rotate(elsewhere, present(row, request_id="second"))
         assert retried == Rotation(Outcome.RETRIED, read(cloud, row))
         assert client.writes == 3
 
     def test_a_follower_is_reported_from_either(self, cloud: Cloud) -> None:
         row, store, _ = self.moved(cloud, generation=0)
-        elsewhere: Any = replace(store, _moved={})
+        elsewhere = replace(store, _moved={})
         reported = []
         for generation in range(12):
             asked = present(row, generation=generation)
