@@ -100,6 +100,11 @@ class Retry(Case):
     lost: list[str] = field(default_factory=list)
     tries_before: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.before = self.call
+        """What answered the request whose reply was lost: this very instance."""
+
     def events(self) -> list[Event]:
         self.lost = []
         for phone in self.phones:
@@ -107,7 +112,8 @@ class Retry(Case):
             row = self.deployment.session(phone)
             row["suspicion"], row["suspected_at"] = {"N": "0"}, {"N": "0"}
             self.deployment.put_session(row)
-            answer = self.deployment.invoke("refresh", self.deployment.refresh_event(phone))
+            context = self.deployment.context(self.function)
+            answer = self.before(self.deployment.refresh_event(phone), context)
             assert answer["statusCode"] == 200, answer
             self.lost.append(json.loads(answer["body"])["refresh_token"])
             for _ in range(self.tries_before):
@@ -119,6 +125,17 @@ class Retry(Case):
         for phone, answer, lost in zip(self.phones, answers, self.lost, strict=True):
             tokens = self.deployment.check_tokens(phone, answer)
             assert tokens["refresh_token"] == lost, "another successor than the lost one"
+
+
+@dataclass
+class RetryElsewhere(Retry):
+    """Another instance answers than the one whose reply was lost."""
+
+    name: str = "refresh, the reply was lost by another instance"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.before = self.deployment.load(self.function)
 
 
 @dataclass

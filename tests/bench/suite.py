@@ -23,6 +23,7 @@ from tests.bench.cases import (
     RefreshByHandBare,
     Retry,
     RetryAgain,
+    RetryElsewhere,
     Reuse,
 )
 from tests.bench.deployment import Deployment, store
@@ -41,6 +42,7 @@ RATIOS: Final = {
     "refresh, bare": ("refresh", "refresh, floor on a bare socket"),
     "delivery, bare": ("delivery, 1 key", "delivery, floor on a bare socket"),
     "retry": ("refresh, the reply was lost", "refresh"),
+    "retry elsewhere": ("refresh, the reply was lost by another instance", "refresh"),
     "retry again": ("refresh, it was lost again", "refresh"),
     "forged": ("refresh, forged token", "refresh"),
     "reuse": ("refresh, reuse of an old token", "refresh"),
@@ -58,7 +60,8 @@ TARGETS: Final = {"refresh": 1.8, "delivery": 1.8, "retry": 1.05, "forged": 0.2}
 def groups(deployments: dict[int, Deployment], batch: int, logins: int) -> list[list[Case]]:
     """Cases that are compared are in one group, and take turns."""
     one = deployments[VAULTS[0]]
-    refreshes = (Refresh, RefreshByHand, RefreshByHandBare, Retry, RetryAgain, Forged, Reuse)
+    refreshes: list[type[Case]] = [Refresh, RefreshByHand, RefreshByHandBare, Retry, RetryElsewhere]
+    refreshes += [RetryAgain, Forged, Reuse]
     deliveries: list[Case] = [Delivery(one, batch), DeliveryByHand(one, batch)]
     deliveries += [DeliveryByHandBare(one, batch)]
     deliveries += [NothingNew(one, batch), Authorizer(one, batch), FirstDelivery(one, logins)]

@@ -28,6 +28,7 @@ from tests.bench.cases import (
     RefreshByHandBare,
     Retry,
     RetryAgain,
+    RetryElsewhere,
     Reuse,
 )
 from tests.bench.deployment import Answer, Deployment, gateway_event, load, store
@@ -40,7 +41,8 @@ CASES: dict[type[Case], dict[str, int]] = {
     Refresh: {"UpdateItem": 1},
     RefreshByHand: {"UpdateItem": 1},
     RefreshByHandBare: {"UpdateItem": 1},
-    Retry: {"UpdateItem": 2},
+    Retry: {"UpdateItem": 1},
+    RetryElsewhere: {"UpdateItem": 2},
     RetryAgain: {"UpdateItem": 1},
     Forged: {},
     Reuse: {"UpdateItem": 2},
