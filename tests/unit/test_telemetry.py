@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
-from keyferry.edge.telemetry import LineFormatter
+from keyferry.edge.telemetry import NAMESPACE, LineFormatter, Metric, count
 
 CONTEXT = SimpleNamespace(
     function_name="keyferry-refresh",
@@ -89,3 +90,23 @@ def test_a_key_goes_with_none() -> None:
     formatter.append_keys(three=3)
     formatter.clear_state()
     assert "three" not in json.loads(formatter.format(record))
+
+
+@pytest.mark.parametrize("service", ["refresh", None])
+@pytest.mark.parametrize("times", [1, 3])
+def test_metrics_are_those_of_powertools(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    service: str | None,
+    times: int,
+) -> None:
+    if service:
+        monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", service)
+    count(Metric.REFRESH_ROTATED, times)
+    with single_metric(
+        name=Metric.REFRESH_ROTATED, unit=MetricUnit.Count, value=times, namespace=NAMESPACE
+    ):
+        pass
+    ours, theirs = map(json.loads, capsys.readouterr().out.splitlines())
+    assert 0 <= theirs["_aws"].pop("Timestamp") - ours["_aws"].pop("Timestamp") < 60_000
+    assert ours == theirs

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import traceback
 from enum import StrEnum
@@ -17,7 +18,6 @@ from typing import Any, Final
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.logging.formatter import BasePowertoolsFormatter
-from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 NAMESPACE: Final = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Keyferry")
 """``Keyferry/<stack>`` when deployed: two stacks of one account must not trip each other's alarms."""
@@ -25,6 +25,9 @@ NAMESPACE: Final = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Keyferry")
 # What no line shows is not looked up for every line (Python's "Logging HOWTO", Optimization).
 logging._srcfile = None
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+# Once; `json.dumps` would make one for every line.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
 
 _RECORD: Final = frozenset(vars(logging.makeLogRecord({})))
 """What every record of `logging` has; whatever else one has, came by ``extra``."""
@@ -40,10 +43,6 @@ class LineFormatter(BasePowertoolsFormatter):
     def __init__(self) -> None:
         super().__init__()
         self._keys: dict[str, Any] = {}
-        # Once; `json.dumps` would make one for every line.
-        self._encode = json.JSONEncoder(
-            ensure_ascii=False, default=str, separators=(",", ":")
-        ).encode
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
@@ -59,7 +58,7 @@ class LineFormatter(BasePowertoolsFormatter):
         trace = os.environ.get(_TRACE)
         if trace is not None:
             line["xray_trace_id"] = trace.partition(";")[0].removeprefix("Root=")
-        return self._encode(line)
+        return _encode(line)
 
     def append_keys(self, **additional_keys: Any) -> None:
         """For every line from here on. None takes a key away."""
@@ -124,8 +123,21 @@ class Metric(StrEnum):
 
 
 def count(metric: Metric, times: int = 1) -> None:
-    with single_metric(name=metric, unit=MetricUnit.Count, value=times, namespace=NAMESPACE):
-        pass
+    """One line in CloudWatch's embedded metric format (Amazon CloudWatch User Guide, "Specification:
+    Embedded metric format"), as Powertools' ``single_metric`` writes it, in a fraction of its time."""
+    service = os.environ.get("POWERTOOLS_SERVICE_NAME")
+    described = {
+        "Namespace": NAMESPACE,
+        "Dimensions": [["service"] if service else []],
+        "Metrics": [{"Name": metric, "Unit": "Count"}],
+    }
+    line: dict[str, Any] = {
+        "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [described]}
+    }
+    if service:
+        line["service"] = service
+    line[metric] = [float(times)]
+    sys.stdout.write(f"{_encode(line)}\n")
 
 
 def report_failure(error: BaseException) -> None:
