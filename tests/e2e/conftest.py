@@ -231,12 +231,13 @@ def put_key(operator: Operator) -> Iterator[PutKey]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests that use the stack run in one worker, which starts it once; last the one that is
-    about all the others."""
+    """All tests that use the stack run in one worker, which starts it once; first those that look at
+    a stack as it was deployed, and last the one that is about all the others."""
     for item in items:
         if {"stack", "bearer_stack"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("stack"))
-    items.sort(key=lambda item: item.path.name == "test_least_privilege.py")
+    places = {"test_doctor.py": -1, "test_least_privilege.py": 1}
+    items.sort(key=lambda item: places.get(item.path.name, 0))
 
 
 _NOT_PASSED = pytest.StashKey[list[str]]()

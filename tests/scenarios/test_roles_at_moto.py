@@ -220,6 +220,7 @@ def test_every_function_does_its_work(enforced: Enforced) -> None:
     system.start_cold()
     after = guest.call("GET", "/.well-known/jwks.json", proof=None).json()["keys"]
     assert {key["kid"] for key in after} - {key["kid"] for key in before}
+    assert guest.call("GET", "/openapi.json", proof=None).status_code == 200
     assert system.ran == set(system.credentials)
 
 
@@ -233,6 +234,7 @@ FORBIDDEN = {
     "account": "kms:Encrypt",
     "authorizer": "dynamodb:UpdateItem",
     "discovery": "kms:Decrypt",
+    "open_api": "kms:Decrypt",
     "rotate_keyring": "kms:Decrypt",
     "operator": "dynamodb:BatchGetItem",
 }

@@ -164,4 +164,7 @@ class TestWrittenDown:
         }
         assert "DataTraceEnabled: true" not in template
         for source in ROOT.glob("layers/keyferry/keyferry/**/*.py"):
-            assert "xray" not in source.read_text(encoding="utf-8").lower(), source
+            text = source.read_text(encoding="utf-8")
+            # Lines name the trace that they belong to; nothing else here has to do with traces.
+            text = text.replace("xray_trace_id", "")
+            assert not re.search("xray|tracer|put_annotation|put_metadata", text.lower()), source

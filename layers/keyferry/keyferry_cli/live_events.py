@@ -369,7 +369,14 @@ def of_route(sample: Event, api: Api, replay: Replay, *, now: float) -> Event:
         "path": f"/{api.stage}{path}",
         "accountId": api.account,
     }
-    if "apiKeyId" in context["identity"]:
+    identity = context["identity"]
+    if identity.get("userArn"):  # signed: whoever it is, of this account
+        theirs = str(identity["accountId"])
+        context["identity"] = identity | {
+            "accountId": api.account,
+            "userArn": identity["userArn"].replace(theirs, api.account),
+        }
+    if "apiKeyId" in identity:
         context["identity"] |= {"apiKey": api.client_key, "apiKeyId": api.client_key_id}
     return sample | {
         "path": path,

@@ -112,7 +112,9 @@ def main() -> int:
                 _interface(stack) as interface,
             ):
                 print(_welcome(stack, folder, interface), flush=True)
-                threading.Event().wait()
+                # A signal that comes just before a wait without an end would never end it.
+                while not threading.Event().wait(1):
+                    pass
     except (LocalStackError, RuntimeError) as failure:
         print(f"serve: {failure}", file=sys.stderr)
         return 1
