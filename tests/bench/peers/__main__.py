@@ -118,7 +118,7 @@ def versions(node: str) -> dict[str, str]:
         "oidc-provider": packages["node_modules/oidc-provider"]["version"],
         "django": django,
         "django-oauth-toolkit": locked["django-oauth-toolkit"],
-        "gunicorn": locked["gunicorn"],
+        "granian": locked["granian"],
     }
 
 
@@ -137,7 +137,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['rounds']} rounds of {result['requests']} refreshes at each server, in turn."
         f" node {found['node']}, oidc-provider {found['oidc-provider']},"
         f" django-oauth-toolkit {found['django-oauth-toolkit']} on Django {found['django']},"
-        f" gunicorn {found['gunicorn']}.",
+        f" granian {found['granian']}.",
         "",
         "| server | a refresh there | CPU, ms | quartiles | Keyferry's by it | target | p50, ms | p99, ms | memory, MiB |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",

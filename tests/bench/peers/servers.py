@@ -32,7 +32,7 @@ SERVERS: Final = {
     "oidc-provider, DPoP": "DPoP, JWT ES256; memory",
     "oidc-provider": "no DPoP, JWT ES256; memory",
     "django-oauth-toolkit": "no DPoP, opaque; SQLite",
-    "the front alone": "none: gunicorn and an application that answers `{}`",
+    "the front alone": "none: granian and an application that answers `{}`",
 }
 """By name: what a refresh is there, and where the tokens are kept. Each one rotates, but the last."""
 
@@ -148,7 +148,7 @@ class ToolkitPeer(Peer):
 
 @dataclass
 class FrontPeer(Peer):
-    """The HTTP share of the servers that gunicorn serves."""
+    """The HTTP share of the servers that granian serves."""
 
     def headers(self) -> dict[str, str]:
         return {"DPoP": "x" * 600, "x-api-key": "ios-key"}
@@ -167,14 +167,17 @@ class FrontPeer(Peer):
 
 
 @contextmanager
-def gunicorn(
+def granian(
     application: str, paths: Sequence[Path], environment: Mapping[str, str], log: Path
 ) -> Iterator[tuple[str, int]]:
-    """One worker with one thread, and connections that are kept: its URL and its process."""
+    """One worker with one thread for Python, and connections that are kept: its URL and its process.
+
+    HTTP is spoken by native code here as it is by Node.js: what is compared is what answers."""
     python = environment_program("peers", "python")
     port = free_port()
-    command = [str(python), "-m", "gunicorn", f"--bind=127.0.0.1:{port}", "--workers=1"]
-    command += ["--worker-class=gthread", "--threads=1", "--keep-alive=75", application]
+    command = [str(python), "-m", "granian", "--interface=wsgi", "--host=127.0.0.1"]
+    command += [f"--port={port}", "--workers=1", "--blocking-threads=1", "--runtime-threads=1"]
+    command += ["--http=1", "--no-ws", "--runtime-mode=st", application]
     settings = {
         **clean_environment(),
         **environment,
@@ -203,7 +206,7 @@ def keyferry(folder: Path) -> Iterator[tuple[KeyferryPeer, int]]:
     with store() as endpoint, Deployment.create(endpoint, keys=1) as deployment:
         (phone,) = deployment.phones(1)
         log = folder / "keyferry.log"
-        with gunicorn("front:application", paths, deployment.environment, log) as (url, process):
+        with granian("front:application", paths, deployment.environment, log) as (url, process):
             yield (
                 KeyferryPeer(
                     url,
@@ -257,13 +260,13 @@ def oidc_provider(node: str, modules: Path) -> Iterator[list[NodePeer]]:
 def toolkit(folder: Path) -> Iterator[ToolkitPeer]:
     environment = {"PEER_DATABASE": str(folder / "toolkit.sqlite")}
     log = folder / "toolkit.log"
-    with gunicorn("toolkit:application", [], environment, log) as (url, process):
+    with granian("toolkit:application", [], environment, log) as (url, process):
         yield ToolkitPeer(url, process, "first", "/o/token/")
 
 
 @contextmanager
 def front_alone(folder: Path) -> Iterator[FrontPeer]:
-    with gunicorn("empty:application", [], {}, folder / "empty.log") as (url, process):
+    with granian("empty:application", [], {}, folder / "empty.log") as (url, process):
         yield FrontPeer(url, process, "x" * 128, "/v1/token")
 
 
@@ -275,7 +278,7 @@ def free_port() -> int:
 
 
 def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """The worker has loaded its application: gunicorn listens before that."""
+    """The worker has loaded its application: granian listens before that."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text(errors="replace")
