@@ -10,8 +10,10 @@ with the unknown user of its own turn, as a share of what that one took in the t
 machine that grows slower half way moves both. The interval for the median of these shares comes
 from the order statistics (the sign test, turned round): it supposes nothing about how times are
 distributed. Kinds count as alike when the interval lies within 5 % on either side of nothing. While
-it does not, 1,000 more turns are taken, up to four times in all. With `Z` = 3.3 a look is wrong on the side that matters once in 2,000 times, so a
-difference of 5 % or more is found with a confidence of 99.8 %. A planted one is, below.
+it does not, 1,000 more turns are taken, up to six times in all. With `Z` = 4.2 a look is wrong on the
+side that matters once in 70,000 times, so a difference of 5 % or more is found with a confidence of
+99.99 %; not less, as a busy machine makes neighbouring turns less independent than that supposes. A
+planted one is, below.
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ from keyferry.users.model import User, UserStatus
 from keyferry.users.store import credential_key, user_to_item
 
 TURNS = 1_000
-LOOKS = 4
+LOOKS = 6
 DIFFERENCE = 0.05
-Z = 3.3
+Z = 4.2
 NEAR = 12
 ARGON2_KIB, ARGON2_ITERATIONS = 64, 6
 
