@@ -148,6 +148,17 @@ def _botocore() -> ModuleType | None:
     return sys.modules.get("botocore.exceptions")
 
 
+def unless_written_since(revision: int | None) -> dict[str, Any]:
+    """For a request that writes a row which counts its writes: only if its ``revision`` is still this
+    one; without one, only if there is no row."""
+    if revision is None:
+        return {"ConditionExpression": FIRST_WRITE}
+    return {
+        "ConditionExpression": SAME_REVISION,
+        "ExpressionAttributeValues": {":seen": {"N": str(revision)}},
+    }
+
+
 def write_if(
     write: Callable[..., Mapping[str, Any]], operation: str, **request: Any
 ) -> tuple[bool, dict[str, Any] | None]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from keyferry.aws import FIRST_WRITE, SAME_REVISION, calling, write_all, write_if
+from keyferry.aws import FIRST_WRITE, calling, unless_written_since, write_all, write_if
 from keyferry.errors import CommandRefused
 from keyferry.federation.id_token import Identity
 from keyferry.federation.providers import NO_PROVIDERS, Provider, Providers
@@ -83,20 +83,12 @@ class ProviderStore:
             seen = self.read()
             wanted = change(seen)
             item = providers_to_item(wanted)
-            unchanged: dict[str, Any] = (
-                {
-                    "ConditionExpression": SAME_REVISION,
-                    "ExpressionAttributeValues": {":seen": {"N": str(seen.revision)}},
-                }
-                if seen.revision
-                else {"ConditionExpression": FIRST_WRITE}
-            )
             written, row = write_if(
                 self.client.put_item,
                 "dynamodb:PutItem providers",
                 TableName=self.table,
                 Item=item,
-                **unchanged,
+                **unless_written_since(seen.revision or None),
             )
             # The client tried twice and met its own first try: the row is what was to be written.
             if written or row == item:

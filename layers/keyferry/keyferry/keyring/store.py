@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from keyferry.aws import FIRST_WRITE, SAME_REVISION, calling, write_if
+from keyferry.aws import calling, unless_written_since, write_if
 from keyferry.keyring.model import Keyring
 
 if TYPE_CHECKING:
@@ -40,17 +40,11 @@ class KeyringStore:
             "document": {"S": keyring.to_json()},
             "writer": {"S": writer},
         }
-        condition: dict[str, Any] = {"ConditionExpression": FIRST_WRITE}
-        if seen is not None:
-            condition = {
-                "ConditionExpression": SAME_REVISION,
-                "ExpressionAttributeValues": {":seen": {"N": str(seen)}},
-            }
         written, row = write_if(
             self.client.put_item,
             "dynamodb:PutItem keyring",
             TableName=self.table,
             Item=item,
-            **condition,
+            **unless_written_since(seen),
         )
         return written or (row is not None and row["writer"]["S"] == writer)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from keyferry import clock
-from keyferry.aws import FIRST_WRITE, SAME_REVISION, calling, write_if
+from keyferry.aws import calling, unless_written_since, write_if
 from keyferry.errors import Unavailable
 from keyferry.users.stored_hashes import together
 
@@ -84,14 +84,6 @@ class ImportedKindsStore:
         raise Unavailable("dynamodb:PutItem imported hashes: others kept writing")
 
     def _put(self, kinds: ImportedKinds, seen: ImportedKinds) -> bool:
-        unchanged: dict[str, Any] = (
-            {
-                "ConditionExpression": SAME_REVISION,
-                "ExpressionAttributeValues": {":seen": {"N": str(seen.revision)}},
-            }
-            if seen.revision
-            else {"ConditionExpression": FIRST_WRITE}
-        )
         # When botocore's second try meets its first one, the next look finds nothing to write.
         written, _ = write_if(
             self.client.put_item,
@@ -102,7 +94,7 @@ class ImportedKindsStore:
                 "revision": {"N": str(seen.revision + 1)},
                 "decoys": {"S": json.dumps(sorted(kinds.decoys))},
             },
-            **unchanged,
+            **unless_written_since(seen.revision or None),
         )
         return written
 
